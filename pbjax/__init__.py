@@ -1,0 +1,57 @@
+"""PAC-Bayes risk certificates, posteriors and the experiments around them, in JAX.
+
+The rooms are loaded on first use, so `import pbjax` costs next to nothing and does not import flax, orbax or
+matplotlib before something needs them.
+
+Example:
+    >>> import pbjax
+    >>> round(float(pbjax.bounds.kl_inverse(0.02, 0.05)), 6)
+    0.098572
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from pbjax import bounds as bounds
+    from pbjax import certificates as certificates
+    from pbjax import data as data
+    from pbjax import evidence as evidence
+    from pbjax import losses as losses
+    from pbjax import models as models
+    from pbjax import posteriors as posteriors
+    from pbjax import runs as runs
+    from pbjax import sampling as sampling
+
+__all__ = [
+    "__version__",
+    "bounds",
+    "certificates",
+    "data",
+    "evidence",
+    "losses",
+    "models",
+    "posteriors",
+    "runs",
+    "sampling",
+]
+
+_ROOMS = tuple(name for name in __all__ if name != "__version__")
+
+try:
+    __version__ = version("pbjax")
+except PackageNotFoundError:  # a checkout on PYTHONPATH that was never installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> "ModuleType":
+    if name in _ROOMS:
+        return import_module(f"pbjax.{name}")
+    raise AttributeError(f"module 'pbjax' has no attribute {name!r}; its rooms are {', '.join(_ROOMS)}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOMS})
