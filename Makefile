@@ -73,7 +73,7 @@ bench: $(VENV)/.stamp-run  ## every benchmark in turn
 
 constraints:  ## pin the newest compatible versions for all Pythons (needs uv)
 	@test -n "$(UV)" || { echo "make constraints needs uv on the path" >&2; exit 2; }
-	$(UV) pip compile --quiet --universal --upgrade --python-version 3.11 --all-extras --no-emit-index-url --no-annotate \
+	$(UV) pip compile --quiet --universal --upgrade --python-version 3.11 --all-extras --no-annotate \
 		--custom-compile-command 'make constraints' --output-file constraints.txt pyproject.toml
 
 clean:  ## remove the environment, build products and caches; runs/ stays
