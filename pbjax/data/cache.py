@@ -74,7 +74,10 @@ def cached(name: str, source: str, read: Callable[[], Images], *, cache_dir: Pat
 
 
 def _read(path: Path) -> Images:
-    with np.load(path, allow_pickle=False) as archive:
+    # Opened here: given a path, numpy leaves the file open when the archive is damaged.
+    with path.open("rb") as stream, zipfile.ZipFile(stream):
+        stream.seek(0)
+        archive = np.load(stream, allow_pickle=False)
         images = Images(*(archive[field] for field in Images._fields))
         expected = str(archive["checksum"])
     if (found := images_checksum(images)) != expected:

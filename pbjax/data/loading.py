@@ -1,7 +1,6 @@
 """From a name and options to a `Dataset`."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from pbjax.data.idx import read_idx_folder
 from pbjax.data.images import DATASETS, PUBLISHED, Images, check_images
 from pbjax.data.locate import locate
 from pbjax.data.permutation import TEST_LABELS, TRAIN_LABELS, TRAIN_SUBSET, fixed_order
-from pbjax.data.pixels import average_pool, check_map, to_inputs
+from pbjax.data.pixels import PerChannel, average_pool, check_map, to_inputs
 from pbjax.data.tfds_folder import check_tfds_folder, read_tfds_folder
 
 
@@ -27,8 +26,8 @@ def load(
     limit: int | None = None,
     shuffle_labels: int | None = None,
     flatten: bool = True,
-    shift: float | Sequence[float] = 0.0,
-    scale: float | Sequence[float] | None = None,
+    shift: PerChannel = 0.0,
+    scale: PerChannel | None = None,
 ) -> Dataset:
     r"""Load a data set as host arrays; never downloads.
 

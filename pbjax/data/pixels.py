@@ -6,10 +6,11 @@ import numpy as np
 
 from pbjax.data.dataset import DataError
 
+# One number for all channels, or one for each.
+PerChannel = int | float | Sequence[int | float] | np.ndarray
 
-def check_map(
-    shift: float | Sequence[float], scale: float | Sequence[float], *, channels: int
-) -> tuple[np.ndarray, np.ndarray]:
+
+def check_map(shift: PerChannel, scale: PerChannel, *, channels: int) -> tuple[np.ndarray, np.ndarray]:
     """Shift and scale as float32 arrays `[1]` or `[channels]`, or a `DataError` that names the value."""
     arrays = []
     for name, value in (("shift", shift), ("scale", scale)):
