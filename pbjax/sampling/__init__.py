@@ -1,0 +1,47 @@
+"""Samplers over ladders of inverse temperatures: blackjax kernels, pilots, streamed statistics, diagnostics."""
+
+from pbjax.sampling import hmc
+from pbjax.sampling.diagnostics import Diagnostics, flag_rungs, summarise
+from pbjax.sampling.ladder import (
+    AnnealState,
+    AnnealTrace,
+    Draws,
+    HMCSettings,
+    LadderState,
+    adapt_chunk,
+    anneal_chunk,
+    freeze,
+    sample_chunk,
+)
+from pbjax.sampling.statistics import (
+    StreamedStatistics,
+    autocovariance,
+    init_statistics,
+    mean,
+    standard_error,
+    update_statistics,
+    variance,
+)
+
+__all__ = [
+    "AnnealState",
+    "AnnealTrace",
+    "Diagnostics",
+    "Draws",
+    "HMCSettings",
+    "LadderState",
+    "StreamedStatistics",
+    "adapt_chunk",
+    "anneal_chunk",
+    "autocovariance",
+    "flag_rungs",
+    "freeze",
+    "hmc",
+    "init_statistics",
+    "mean",
+    "sample_chunk",
+    "standard_error",
+    "summarise",
+    "update_statistics",
+    "variance",
+]

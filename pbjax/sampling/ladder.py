@@ -1,0 +1,278 @@
+"""Chains on every rung of a ladder of inverse temperatures: pilot by annealing, adaptation, sampling, each one scan.
+
+The order of the phases, each a pure function of (state, constants) that the host calls in chunks:
+
+1. `anneal_chunk`: a few chains walk a dense ladder upwards (cooling) and back downwards (heating) with the step size
+   following the acceptance. It yields the curve m(beta) for placing rungs, step sizes, and warm starts from both sides,
+   so that every rung's chains disagree if the two directions do (hysteresis).
+2. `adapt_chunk`: chains sit on their rungs, step sizes settle by Robbins-Monro; nothing of it is reported.
+3. `sample_chunk`: step sizes are frozen, functionals are streamed.
+
+K rungs, C chains a rung, R = K C replicas with rungs varying slowest, F functionals, d parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from blackjax.mcmc.hmc import HMCState
+
+from pbjax.posteriors.gibbs import prior_log_density
+from pbjax.sampling import hmc
+from pbjax.sampling.hmc import Energy
+from pbjax.sampling.statistics import StreamedStatistics, update_statistics
+
+Observe = Callable[[jax.Array], jax.Array]
+
+
+class HMCSettings(NamedTuple):
+    """What a kernel needs besides its state; static under jit.
+
+    Attributes:
+        num_integration_steps: leapfrog steps a move, >= 1.
+        jitter: relative half-width of the random step size, in [0, 1).
+        target_acceptance: aim of the step-size recursion, in (0, 1).
+    """
+
+    num_integration_steps: int = 10
+    jitter: float = 0.2
+    target_acceptance: float = 0.8
+
+
+class AnnealState(NamedTuple):
+    """Carry of the annealed pilot.
+
+    Attributes:
+        kernel: HMCState, leading axis C, at `beta`.
+        log_step: scalar, log of the current step size.
+        beta: scalar, the inverse temperature that `kernel` was built at, > 0.
+        key: typed PRNG key.
+    """
+
+    kernel: HMCState
+    log_step: jax.Array
+    beta: jax.Array
+    key: jax.Array
+
+
+class AnnealTrace(NamedTuple):
+    """What the pilot reports for each of the G rungs it walked.
+
+    Attributes:
+        mean: mean of L over chains and the later half of the moves, [G].
+        variance: variance of L over the same draws, [G].
+        chain_mean: [G, C].
+        acceptance: [G].
+        step_size: [G], the step size after the rung.
+        position: warm starts, float32 [G, C, d], the positions after the rung.
+    """
+
+    mean: jax.Array
+    variance: jax.Array
+    chain_mean: jax.Array
+    acceptance: jax.Array
+    step_size: jax.Array
+    position: jax.Array
+
+
+class LadderState(NamedTuple):
+    """Carry of adaptation and sampling.
+
+    Attributes:
+        kernel: HMCState, leading axis R.
+        log_step: [K].
+        log_step_sum: [K], sum of log_step over the adaptation moves that count towards the frozen value.
+        moves: int32 scalar, moves made.
+        statistics: streamed over shape [F, K, C].
+        key: typed PRNG key.
+    """
+
+    kernel: HMCState
+    log_step: jax.Array
+    log_step_sum: jax.Array
+    moves: jax.Array
+    statistics: StreamedStatistics
+    key: jax.Array
+
+
+class Draws(NamedTuple):
+    """What one chunk of sampling reports.
+
+    Attributes:
+        functionals: float64 [F, K, C, D], scalars only; D draws.
+        acceptance: [K, C, D].
+        divergent: bool [K, C, D].
+    """
+
+    functionals: jax.Array
+    acceptance: jax.Array
+    divergent: jax.Array
+
+
+def _risk(kernel: HMCState, beta: jax.Array) -> jax.Array:
+    """L of every replica, read off the cached log-density; beta > 0."""
+    return (jax.vmap(prior_log_density)(kernel.position) - kernel.logdensity) / beta
+
+
+def anneal_chunk(
+    state: AnnealState,
+    betas: jax.Array,
+    *,
+    energy: Energy,
+    settings: HMCSettings,
+    moves: int,
+    gain: float = 0.2,
+) -> tuple[AnnealState, AnnealTrace]:
+    """Walk C chains through the given rungs, `moves` HMC moves on each, adapting the step size all the way.
+
+    Args:
+        state: carry; its kernel may stand at any beta > 0.
+        betas: the rungs in the order of the walk, [G], > 0; rising to cool, falling to heat.
+        energy: z [d] -> L.
+        settings: kernel settings.
+        moves: HMC moves a rung, >= 2.
+        gain: step of the Robbins-Monro recursion on the log step size.
+
+    Returns:
+        The carry at the last rung, and an `AnnealTrace` of G rungs. Costs G * moves * num_integration_steps gradients
+        a chain; changing rung costs none.
+    """
+    chains = state.kernel.position.shape[0]
+
+    def rung(state: AnnealState, beta: jax.Array) -> tuple[AnnealState, AnnealTrace]:
+        kernel = hmc.retemper(state.kernel, jnp.full((chains,), state.beta), jnp.full((chains,), beta))
+
+        def move(carry: tuple[HMCState, jax.Array], key: jax.Array):
+            kernel, log_step = carry
+            kernel, info = hmc.step(
+                key,
+                kernel,
+                betas=jnp.full((chains,), beta),
+                step_sizes=jnp.full((chains,), jnp.exp(log_step)),
+                energy=energy,
+                num_integration_steps=settings.num_integration_steps,
+                jitter=settings.jitter,
+            )
+            log_step = hmc.adapt_log_step(
+                log_step[None], info.acceptance[None], target=settings.target_acceptance, gain=gain
+            )[0]
+            return (kernel, log_step), (_risk(kernel, beta), jnp.nan_to_num(info.acceptance).mean())
+
+        key, key_moves = jax.random.split(state.key)
+        (kernel, log_step), (risk, acceptance) = jax.lax.scan(
+            move, (kernel, state.log_step), jax.random.split(key_moves, moves)
+        )
+        late = risk[moves // 2 :]
+        trace = AnnealTrace(
+            late.mean(), late.var(), late.mean(0), acceptance.mean(), jnp.exp(log_step), kernel.position
+        )
+        return AnnealState(kernel, log_step, jnp.asarray(beta, state.beta.dtype), key), trace
+
+    return jax.lax.scan(rung, state, betas)
+
+
+def _move(
+    state: LadderState, betas: jax.Array, step_sizes: jax.Array, energy: Energy, settings: HMCSettings
+) -> tuple[HMCState, hmc.StepInfo, jax.Array]:
+    chains = state.kernel.position.shape[0] // betas.shape[0]
+    key, key_move = jax.random.split(state.key)
+    kernel, info = hmc.step(
+        key_move,
+        state.kernel,
+        betas=jnp.repeat(betas, chains),
+        step_sizes=jnp.repeat(step_sizes, chains),
+        energy=energy,
+        num_integration_steps=settings.num_integration_steps,
+        jitter=settings.jitter,
+    )
+    shape = (betas.shape[0], chains)
+    return kernel, jax.tree.map(lambda x: x.reshape(shape), info), key
+
+
+def adapt_chunk(
+    state: LadderState,
+    betas: jax.Array,
+    *,
+    energy: Energy,
+    settings: HMCSettings,
+    moves: int,
+    total_moves: int,
+    gain: float = 0.5,
+) -> tuple[LadderState, jax.Array]:
+    """Moves of all rungs with decreasing step-size adaptation; the later half of all moves is averaged.
+
+    Args:
+        state: carry.
+        betas: [K], > 0.
+        energy: z [d] -> L.
+        settings: kernel settings.
+        moves: moves in this chunk.
+        total_moves: moves of the whole adaptation, which fixes the half that is averaged.
+        gain: first step of the recursion, falling as 1/sqrt(1 + move).
+
+    Returns:
+        The carry and the acceptance, [moves, K].
+    """
+
+    def move(state: LadderState, _: None) -> tuple[LadderState, jax.Array]:
+        kernel, info, key = _move(state, betas, jnp.exp(state.log_step), energy, settings)
+        log_step = hmc.adapt_log_step(
+            state.log_step,
+            info.acceptance,
+            target=settings.target_acceptance,
+            gain=gain / jnp.sqrt(1.0 + state.moves),
+        )
+        total = jnp.where(state.moves >= total_moves // 2, state.log_step_sum + log_step, state.log_step_sum)
+        state = LadderState(kernel, log_step, total, state.moves + 1, state.statistics, key)
+        return state, jnp.nan_to_num(info.acceptance).mean(-1)
+
+    return jax.lax.scan(move, state, None, length=moves)
+
+
+def freeze(state: LadderState, *, total_moves: int) -> LadderState:
+    """End of the adaptation: the step sizes become the averages over its later half."""
+    return state._replace(
+        log_step=state.log_step_sum / (total_moves - total_moves // 2), moves=jnp.zeros_like(state.moves)
+    )
+
+
+def sample_chunk(
+    state: LadderState,
+    betas: jax.Array,
+    *,
+    energy: Energy,
+    observe: Observe,
+    settings: HMCSettings,
+    draws: int,
+    keep_positions: bool = False,
+) -> tuple[LadderState, tuple[Draws, jax.Array | None]]:
+    """Moves of all rungs at frozen step sizes, with the functionals of every draw streamed.
+
+    Args:
+        state: carry, after `freeze`.
+        betas: [K], > 0.
+        energy: z [d] -> L.
+        observe: z [d] -> functionals [F], evaluated once a draw.
+        settings: kernel settings.
+        draws: D, moves in this chunk; every move is a draw.
+        keep_positions: also return the positions, float32 [D, R, d].
+
+    Returns:
+        The carry, `Draws`, and the positions or None.
+    """
+    rungs = betas.shape[0]
+
+    def move(state: LadderState, _: None):
+        kernel, info, key = _move(state, betas, jnp.exp(state.log_step), energy, settings)
+        functionals = jax.vmap(observe, out_axes=1)(kernel.position)
+        functionals = functionals.reshape(functionals.shape[0], rungs, -1)
+        statistics = update_statistics(state.statistics, functionals)
+        state = state._replace(kernel=kernel, moves=state.moves + 1, statistics=statistics, key=key)
+        kept = kernel.position if keep_positions else None
+        return state, (Draws(functionals, jnp.nan_to_num(info.acceptance), info.is_divergent), kept)
+
+    state, (trace, positions) = jax.lax.scan(move, state, None, length=draws)
+    return state, (jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), trace), positions)
