@@ -64,7 +64,7 @@ def cached(name: str, source: str, read: Callable[[], Images], *, cache_dir: Pat
     except FileNotFoundError:
         pass
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        _logger.warning("the cache file %s is damaged and is built again (%s)", path, error)
+        _logger.warning("the cache file %s is damaged or unreadable and is built again (%s)", path, error)
     images = read()
     try:
         _write(path, images)

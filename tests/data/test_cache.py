@@ -103,7 +103,7 @@ def test_damage_is_noticed_and_repaired(
     assert_same(cached("mnist", "source", reader, cache_dir=folder), reader.images)
     assert reader.calls == 2
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "is damaged and is built again" in caplog.text
+    assert "is damaged or unreadable and is built again" in caplog.text
     assert_same(cached("mnist", "source", reader, cache_dir=folder), reader.images)
     assert reader.calls == 2
 

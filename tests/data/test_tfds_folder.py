@@ -62,6 +62,14 @@ def test_both_routes_give_the_same_data(
     assert prepared.checksum == original.checksum
 
 
+def test_a_prepared_folder_is_preferred_to_idx_files(
+    tmp_path: Path, make_images: Callable, write_tfds: Callable, write_idx: Callable
+) -> None:
+    write_tfds(tmp_path, "mnist", make_images())
+    write_idx(tmp_path / "mnist", make_images())
+    assert load("mnist", data_dir=tmp_path).source == "TFDS mnist/3.0.1"
+
+
 def test_shift_and_scale_by_channel(tmp_path: Path, make_images: Callable, write_tfds: Callable) -> None:
     images = make_images("cifar10")
     write_tfds(tmp_path, "cifar10", images)
