@@ -105,7 +105,7 @@ def first_order_transition(
       >>> narrow = SampleStatistics(
       ...     mean=np.array([0.9, 0.89, 0.1]), variance=np.full(3, 1e-4), standard_error=np.full(3, 1e-3),
       ...     chain_means=np.zeros((3, 1)), num_draws=100)
-      >>> print(first_order_transition([0.0, 100.0, 200.0], narrow).flagged)
+      >>> print(first_order_transition(np.array([0.0, 100.0, 200.0]), narrow).flagged)
       [False True]
 
     References:
@@ -148,7 +148,8 @@ def hysteresis(
     Example:
       >>> import numpy as np
       >>> up = SampleStatistics(np.array([0.9, 0.5]), np.zeros(2), np.full(2, 0.01), np.zeros((2, 1)), 10)
-      >>> print(hysteresis([0.0, 10.0], up, downward=up._replace(mean=np.array([0.9, 0.3]))).flagged)
+      >>> down = up._replace(mean=np.array([0.9, 0.3]))
+      >>> print(hysteresis(np.array([0.0, 10.0]), up, downward=down).flagged)
       [False True]
     """
     _checks.check_delta(false_alarm, name="false_alarm")

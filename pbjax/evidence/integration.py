@@ -88,7 +88,7 @@ def check_ladder(betas: ArrayLike, **per_rung: ArrayLike) -> tuple[jax.Array, ..
       ValueError: if shapes differ, or (outside jit) if betas do not start at 0 or do not increase.
 
     Example:
-      >>> betas, means = check_ladder([0, 1, 2], means=[0.5, 0.4, 0.3])
+      >>> betas, means = check_ladder(jnp.arange(3), means=jnp.array([0.5, 0.4, 0.3]))
       >>> print(betas)
       [0. 1. 2.]
     """
@@ -109,7 +109,7 @@ def check_ladder(betas: ArrayLike, **per_rung: ArrayLike) -> tuple[jax.Array, ..
 
 
 def _cumulative(terms: jax.Array) -> jax.Array:
-    return jnp.concatenate([jnp.zeros_like(terms[:1]), jnp.cumsum(terms)])
+    return jnp.concatenate([jnp.zeros((1,), terms.dtype), jnp.cumsum(terms)])
 
 
 def thermodynamic_integration(betas: ArrayLike, mean_losses: ArrayLike) -> ThermodynamicIntegration:
@@ -130,7 +130,7 @@ def thermodynamic_integration(betas: ArrayLike, mean_losses: ArrayLike) -> Therm
       ValueError: if shapes differ, or (outside jit) if betas do not start at 0 or do not increase.
 
     Example:
-      >>> sums = thermodynamic_integration([0.0, 2.0, 4.0], [0.5, 0.25, 0.125])
+      >>> sums = thermodynamic_integration(jnp.array([0.0, 2.0, 4.0]), jnp.array([0.5, 0.25, 0.125]))
       >>> print(sums.left, sums.right)
       [0. 1. 1.5] [0. 0.5 0.75]
       >>> print(sums.kl_left)
@@ -139,7 +139,11 @@ def thermodynamic_integration(betas: ArrayLike, mean_losses: ArrayLike) -> Therm
     References:
       pbjax reference note, PAC-Bayes certificates of the Gibbs posterior, section 2.2.
     """
-    betas, means = check_ladder(betas, mean_losses=mean_losses)
+    return _sums(*check_ladder(betas, mean_losses=mean_losses))
+
+
+@jax.jit
+def _sums(betas: jax.Array, means: jax.Array) -> ThermodynamicIntegration:
     steps, drops = jnp.diff(betas), means[:-1] - means[1:]
     left, right = _cumulative(steps * means[:-1]), _cumulative(steps * means[1:])
     kl_left, kl_right = _cumulative(betas[1:] * drops), _cumulative(betas[:-1] * drops)
@@ -171,13 +175,17 @@ def variance_form(betas: ArrayLike, mean_losses: ArrayLike, *, variances: ArrayL
       ValueError: as ``thermodynamic_integration``.
 
     Example:
-      >>> print(variance_form([0.0, 3.0], [0.5, 0.2], variances=[0.1, 0.1]).kl)
-      [0. 0.45]
+      >>> print(variance_form(jnp.array([0.0, 2.0]), jnp.array([0.5, 0.25]), variances=jnp.array([0.125, 0.125])).kl)
+      [0. 0.25]
 
     References:
       Friel, Hurn, Wyse 2014, Improving power posterior estimation of statistical evidence (the corrected trapezium).
     """
-    betas, means, variances = check_ladder(betas, mean_losses=mean_losses, variances=variances)
+    return _variance_sums(*check_ladder(betas, mean_losses=mean_losses, variances=variances))
+
+
+@jax.jit
+def _variance_sums(betas: jax.Array, means: jax.Array, variances: jax.Array) -> VarianceForm:
     steps, low, high = jnp.diff(betas), betas[:-1], betas[1:]
     before, after = variances[:-1], variances[1:]
     kl = _cumulative(steps * (low * (2 * before + after) + high * (before + 2 * after)) / 6)
@@ -239,9 +247,9 @@ def thermodynamic_integration_with_errors(betas: ArrayLike, statistics: SampleSt
       >>> statistics = SampleStatistics(
       ...     mean=np.array([0.5, 0.3]), variance=np.array([0.1, 0.1]), standard_error=np.array([0.01, 0.02]),
       ...     chain_means=np.array([[0.51, 0.49], [0.29, 0.31]]), num_draws=100)
-      >>> estimate = thermodynamic_integration_with_errors([0.0, 2.0], statistics)
-      >>> print(estimate.value.kl_left, estimate.standard_error.kl_left)
-      [0. 0.4] [0. 0.0447]
+      >>> estimate = thermodynamic_integration_with_errors(np.array([0.0, 2.0]), statistics)
+      >>> print(f"{estimate.value.kl_left[1]:.3f} +- {estimate.standard_error.kl_left[1]:.3f}")
+      0.400 +- 0.045
 
     References:
       pbjax reference note, PAC-Bayes certificates of the Gibbs posterior, section 2.2.
@@ -250,16 +258,25 @@ def thermodynamic_integration_with_errors(betas: ArrayLike, statistics: SampleSt
         betas, mean=statistics.mean, variance=statistics.variance, standard_error=statistics.standard_error
     )
     chain_means = jnp.asarray(statistics.chain_means).astype(means.dtype)
+    if chain_means.ndim != 2 or chain_means.shape[0] != means.size:
+        raise ValueError(f"chain_means has shape {chain_means.shape} for {means.size} rungs; give [rungs, chains]")
+    return _estimate(betas, means, variances, errors, chain_means)
+
+
+@jax.jit
+def _estimate(
+    betas: jax.Array, means: jax.Array, variances: jax.Array, errors: jax.Array, chain_means: jax.Array
+) -> EvidenceEstimate:
     chains = chain_means.shape[1]
     if chains < 2:
         chain_error = ThermodynamicIntegration(*(jnp.full_like(means, jnp.nan),) * 6)
     else:
-        by_chain = jax.vmap(thermodynamic_integration, in_axes=(None, 1))(betas, chain_means)
+        by_chain = jax.vmap(_sums, in_axes=(None, 1))(betas, chain_means)
         chain_error = jax.tree.map(lambda x: _root(jnp.var(x, axis=0, ddof=1) / chains), by_chain)
     return EvidenceEstimate(
-        value=thermodynamic_integration(betas, means),
+        value=_sums(betas, means),
         standard_error=_standard_errors(betas, errors),
         chain_standard_error=chain_error,
-        variance_form=variance_form(betas, means, variances=variances),
+        variance_form=_variance_sums(betas, means, variances),
         bracket_width=jnp.diff(betas) * (means[:-1] - means[1:]),
     )

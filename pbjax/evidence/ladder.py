@@ -44,7 +44,7 @@ class Refinement(NamedTuple):
       converged: whether the bracket is within the tolerance.
     """
 
-    betas: jax.Array
+    betas: np.ndarray
     statistics: SampleStatistics
     bracket_width: float
     rounds: int
@@ -67,7 +67,7 @@ def isotonic_decreasing(values: ArrayLike, weights: ArrayLike | None = None) -> 
       ValueError: if a value is not finite, a weight is not positive, or the shapes differ.
 
     Example:
-      >>> print(isotonic_decreasing([3.0, 1.0, 2.0, 0.0]))
+      >>> print(isotonic_decreasing(np.array([3.0, 1.0, 2.0, 0.0])))
       [3. 1.5 1.5 0. ]
 
     References:
@@ -135,7 +135,8 @@ def place_rungs(
         rungs, or a ``beta_max`` that the pilot did not reach.
 
     Example:
-      >>> print(place_rungs([0.0, 1.0, 2.0, 4.0], [0.8, 0.2, 0.1, 0.1], num_rungs=3, beta_max=4.0))
+      >>> pilot, means = np.array([0.0, 1.0, 2.0, 4.0]), np.array([0.8, 0.2, 0.1, 0.1])
+      >>> print(place_rungs(pilot, means, num_rungs=3, beta_max=4.0))
       [0. 1. 4.]
 
     References:
@@ -191,9 +192,9 @@ def next_rung(betas: ArrayLike, mean_losses: ArrayLike) -> NextRung:
       ValueError: as ``thermodynamic_integration``, and for a ladder of one rung.
 
     Example:
-      >>> proposal = next_rung([0.0, 1.0, 3.0], [0.9, 0.5, 0.1])
+      >>> proposal = next_rung(jnp.array([0.0, 1.0, 3.0]), jnp.array([1.0, 0.5, 0.25]))
       >>> print(proposal.beta, proposal.bracket_width, proposal.gain)
-      2.0 0.8 0.4
+      0.5 0.5 0.25
     """
     betas, means = check_ladder(betas, mean_losses=mean_losses)
     if betas.size < 2:
@@ -255,7 +256,8 @@ def refine(
       >>> def exact(betas):  # m(b) = 1/(1 + b), as if sampled without error
       ...     m = 1 / (1 + np.asarray(betas))
       ...     return SampleStatistics(m, m**2, np.zeros_like(m), m[:, None], 1)
-      >>> found = refine(np.array([0.0, 8.0]), exact([0.0, 8.0]), run_rungs=exact, tolerance=0.5, max_rungs=50)
+      >>> start = np.array([0.0, 8.0])
+      >>> found = refine(start, exact(start), run_rungs=exact, tolerance=0.5, max_rungs=50)
       >>> print(found.converged, found.bracket_width < 0.5)
       True True
 
@@ -269,7 +271,7 @@ def refine(
         raise ValueError(
             f"need rungs_per_round >= 1 and max_rungs >= {np.size(betas)}, got {rungs_per_round} and {max_rungs}"
         )
-    ladder, rounds = jnp.asarray(betas), 0
+    ladder, rounds = np.asarray(betas), 0
     while True:
         known, means = np.asarray(ladder, dtype=np.float64), np.asarray(statistics.mean, dtype=np.float64)
         if not np.all(np.isfinite(means)):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 
@@ -43,7 +43,6 @@ def independent_statistics(draws: ArrayLike) -> SampleStatistics:
       ValueError: if ``draws`` has another rank or fewer than two draws a rung.
 
     Example:
-      >>> import numpy as np
       >>> statistics = independent_statistics(np.array([[[0.0, 1.0], [0.0, 1.0]]]))
       >>> print(statistics.mean, statistics.num_draws)
       [0.5] [4]
@@ -67,8 +66,8 @@ def independent_statistics(draws: ArrayLike) -> SampleStatistics:
 
 def merge_rungs(
     betas: ArrayLike, statistics: SampleStatistics, *, new_betas: ArrayLike, new_statistics: SampleStatistics
-) -> tuple[jax.Array, SampleStatistics]:
-    """Put the rungs of two ladders in one, in order of beta.
+) -> tuple[np.ndarray, SampleStatistics]:
+    """Put the rungs of two ladders in one, in order of beta. On the host: the size changes.
 
     Args:
       betas: [K] · total inverse temperatures of the first ladder.
@@ -83,24 +82,23 @@ def merge_rungs(
       ValueError: if the numbers of chains differ.
 
     Example:
-      >>> import numpy as np
       >>> one = independent_statistics(np.array([[[1.0, 0.5]], [[0.0, 0.25]]]))
       >>> two = independent_statistics(np.array([[[0.25, 0.75]]]))
-      >>> betas, merged = merge_rungs([0.0, 8.0], one, new_betas=[2.0], new_statistics=two)
+      >>> betas, merged = merge_rungs(np.array([0.0, 8.0]), one, new_betas=np.array([2.0]), new_statistics=two)
       >>> print(betas, merged.mean)
       [0. 2. 8.] [0.75 0.5 0.125]
     """
-    chains, new_chains = jnp.shape(statistics.chain_means)[1], jnp.shape(new_statistics.chain_means)[1]
+    chains, new_chains = np.shape(statistics.chain_means)[1], np.shape(new_statistics.chain_means)[1]
     if chains != new_chains:
         raise ValueError(f"one ladder has {chains} chains a rung and the other {new_chains}; run the same number")
-    both = jnp.concatenate([jnp.atleast_1d(jnp.asarray(betas)), jnp.atleast_1d(jnp.asarray(new_betas))])
-    order = jnp.argsort(both)
+    both = np.concatenate([np.atleast_1d(np.asarray(betas)), np.atleast_1d(np.asarray(new_betas))])
+    order = np.argsort(both)
 
-    def join(name: str) -> jax.Array:
-        one, two = jnp.asarray(getattr(statistics, name)), jnp.asarray(getattr(new_statistics, name))
+    def join(name: str) -> np.ndarray:
+        one, two = np.asarray(getattr(statistics, name)), np.asarray(getattr(new_statistics, name))
         if name == "num_draws":  # allowed to be one number for the whole ladder
-            one = jnp.broadcast_to(one, jnp.shape(statistics.mean))
-            two = jnp.broadcast_to(two, jnp.shape(new_statistics.mean))
-        return jnp.concatenate([one, two])[order]
+            one = np.broadcast_to(one, np.shape(statistics.mean))
+            two = np.broadcast_to(two, np.shape(new_statistics.mean))
+        return np.concatenate([one, two])[order]
 
     return both[order], SampleStatistics(*(join(name) for name in SampleStatistics._fields))

@@ -1,0 +1,228 @@
+"""A certificate: a number that bounds a risk, together with what it assumes and every failure probability it spent."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from pbjax import _checks, bounds
+
+_EPS = float(np.finfo(np.float64).eps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """An upper bound on a risk that holds with probability at least 1 − delta, under its assumption.
+
+    Attributes:
+      value: the bound · in [0,1] · 1.0 is vacuous. Never NaN, rounded upwards.
+      loss: name of the certified loss.
+      route: how it was made: gibbs_plugin, gibbs_iid, gibbs_asymptotic, gibbs_chains, mean_field or test_set.
+      assumption: what has to be true beyond independent examples, in words.
+      delta: the whole budget of failure probability.
+      delta_ledger: name -> share of ``delta`` spent there; the shares sum to ``delta``.
+      n: number of examples.
+      beta: total inverse temperature; None where there is none.
+      empirical_risk: estimated mean empirical risk of the certified loss under the posterior · in [0,1].
+      kl: estimated KL(posterior‖prior) in nats (trapezium for a Gibbs posterior); None where there is none.
+      kl_low: lower end of its bracket in nats (right sum of the estimates); None where there is none.
+      kl_high: upper end in nats: the value that the certificate uses (for gibbs_plugin the left sum of the estimates).
+      inputs: the plain numbers and lists that it was computed from.
+      standard_error: Monte-Carlo standard error of the plug-in value; NaN where it is not known.
+      flag: what the diagnostics object to, in words; None when nothing.
+    """
+
+    value: float
+    loss: str
+    route: str
+    assumption: str
+    delta: float
+    delta_ledger: dict[str, float]
+    n: int
+    beta: float | None
+    empirical_risk: float
+    kl: float | None
+    kl_low: float | None
+    kl_high: float | None
+    inputs: dict[str, Any]
+    standard_error: float
+    flag: str | None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.value <= 1:
+            raise ValueError(f"a certificate lies in [0, 1], got {self.value}; use 1.0 for a vacuous one")
+        if abs(sum(self.delta_ledger.values()) - self.delta) > 1e-9 * self.delta:
+            raise ValueError(f"delta_ledger {self.delta_ledger} must sum to delta = {self.delta}")
+
+    def row(self) -> dict[str, Any]:
+        """The certificate under the column names of a results table (``inputs`` stay out).
+
+        Returns:
+          dict with method, loss, beta, empirical_risk, kl, kl_low, kl_high, n, delta, certificate, assumption,
+          delta_ledger, standard_error and flag.
+
+        Example:
+          >>> from pbjax.certificates import test_set
+          >>> test_set(10, n=100, delta=0.05).row()["method"]
+          'test_set'
+        """
+        columns = dataclasses.asdict(self)
+        del columns["inputs"]
+        return {"method": columns.pop("route"), "certificate": columns.pop("value"), **columns}
+
+
+def as_value(x: float) -> float:
+    """The number that may be printed: NaN and anything above 1 are vacuous.
+
+    Args:
+      x: a bound.
+
+    Returns:
+      ``x`` in [0,1]; 1.0 for NaN.
+
+    Example:
+      >>> as_value(float("nan")), as_value(0.25), as_value(3.0)
+      (1.0, 0.25, 1.0)
+    """
+    return 1.0 if math.isnan(x) else min(max(float(x), 0.0), 1.0)
+
+
+def check_union(union: int) -> None:
+    """Refuses a union over fewer than one member.
+
+    Args:
+      union: size of a declared grid.
+
+    Raises:
+      ValueError: if ``union`` is not a whole number of at least 1.
+
+    Example:
+      >>> check_union(5)
+    """
+    _checks.check_range(
+        "union", union, low=1.0, whole=True, remedy="it is the size of a declared grid, a whole number of at least 1"
+    )
+
+
+def split_delta(delta: float, *, union: int, shares: dict[str, float]) -> dict[str, float]:
+    """Divide a budget: delta/union is this certificate's own, the rest belongs to the union's other members.
+
+    Args:
+      delta: the whole budget · in (0,1).
+      union: size of the declared grid from which one certificate will be chosen · at least 1.
+      shares: name -> fraction of delta/union; the fractions sum to 1.
+
+    Returns:
+      name -> share of delta, with ``union`` as an entry of its own when it is larger than 1.
+
+    Raises:
+      ValueError: if ``union`` is not a whole number of at least 1.
+
+    Example:
+      >>> split_delta(0.5, union=2, shares={"pac_bayes_kl": 0.5, "monte_carlo": 0.5})
+      {'pac_bayes_kl': 0.125, 'monte_carlo': 0.125, 'union': 0.25}
+    """
+    check_union(union)
+    own = delta / union
+    ledger = {name: own * share for name, share in shares.items()}
+    if union > 1:
+        ledger["union"] = delta - own
+    return ledger
+
+
+def _rounded(x: np.ndarray, direction: float) -> np.ndarray:
+    """In jax's default float, moved to ``direction`` where the cast went the other way."""
+    dtype = np.dtype(jnp.result_type(float))
+    cast = x.astype(dtype)
+    wrong = (cast.astype(np.float64) < x) if direction > 0 else (cast.astype(np.float64) > x)
+    return np.where(wrong, np.nextafter(cast, dtype.type(direction)), cast)
+
+
+def kl_upper_limit(q: Any, c: Any) -> np.ndarray:
+    """kl inversion on the host, safe in either precision of jax: never below sup{p ≥ q: kl(q‖p) ≤ c}.
+
+    Args:
+      q: any shape · in [0,1].
+      c: any shape that broadcasts · at least 0.
+
+    Returns:
+      float64; 1.0 where either is NaN.
+
+    Example:
+      >>> print(kl_upper_limit(0.0, 0.01).round(6))
+      0.00995
+    """
+    q, c = np.broadcast_arrays(np.asarray(q, dtype=np.float64), np.asarray(c, dtype=np.float64))
+    broken = np.isnan(q) | np.isnan(c)
+    high = np.minimum(_rounded(np.where(broken, 1.0, q), np.inf), 1)
+    value = bounds.kl_inverse(jnp.asarray(high), jnp.asarray(_rounded(np.where(broken, np.inf, c), np.inf)))
+    return np.where(broken, 1.0, np.minimum(np.asarray(value, dtype=np.float64), 1.0))
+
+
+def kl_lower_limit(q: Any, c: Any) -> np.ndarray:
+    """The lower twin: never above inf{p ≤ q: kl(q‖p) ≤ c}.
+
+    Args:
+      q: any shape · in [0,1].
+      c: any shape that broadcasts · at least 0.
+
+    Returns:
+      float64; 0.0 where either is NaN.
+
+    Example:
+      >>> print(kl_lower_limit(1.0, 0.01).round(6))
+      0.99005
+    """
+    q, c = np.broadcast_arrays(np.asarray(q, dtype=np.float64), np.asarray(c, dtype=np.float64))
+    broken = np.isnan(q) | np.isnan(c)
+    low = np.maximum(_rounded(np.where(broken, 0.0, q), -np.inf), 0)
+    value = bounds.kl_inverse_lower(jnp.asarray(low), jnp.asarray(_rounded(np.where(broken, np.inf, c), np.inf)))
+    return np.where(broken, 0.0, np.maximum(np.asarray(value, dtype=np.float64), 0.0))
+
+
+def log_term(n: int, delta: float) -> float:
+    """log(2 sqrt(n)/delta), the price of the PAC-Bayes-kl event, rounded upwards.
+
+    Args:
+      n: number of examples.
+      delta: failure probability of the event.
+
+    Returns:
+      nats.
+
+    Example:
+      >>> round(log_term(1000, 0.05), 4)
+      7.1428
+
+    References:
+      Maurer 2004, A note on the PAC-Bayesian theorem, Theorem 5.
+    """
+    return math.log(2 * math.sqrt(n) / delta) * (1 + 8 * _EPS)
+
+
+def pac_bayes_kl_limit(risk: Any, kl: Any, *, n: int, delta: float) -> np.ndarray:
+    """kl⁻¹(risk, (kl + log(2 sqrt(n)/delta))/n) on the host, every rounding upwards.
+
+    Args:
+      risk: any shape · upper limit on the empirical risk.
+      kl: any shape that broadcasts · upper limit on the KL in nats; below 0 counts as 0.
+      n: number of examples.
+      delta: failure probability of the PAC-Bayes-kl event.
+
+    Returns:
+      float64 in [0,1]; 1.0 where an input is NaN.
+
+    Example:
+      >>> print(pac_bayes_kl_limit(0.02, 50.0, n=1000, delta=0.05).round(3))
+      0.107
+
+    References:
+      Maurer 2004, A note on the PAC-Bayesian theorem, Theorem 5.
+    """
+    kl = np.asarray(kl, dtype=np.float64)
+    c = (np.where(kl < 0, 0.0, kl) + log_term(n, delta)) / n * (1 + 4 * _EPS)
+    return kl_upper_limit(risk, c)

@@ -1,0 +1,182 @@
+"""What stands beside the Gibbs routes: the two-stage certificate of a mean-field posterior, and the held-out bound."""
+
+# ruff: noqa: PT028 — test_set is a bound, not a test
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+from pbjax import _checks, bounds
+from pbjax.certificates.certificate import (
+    Certificate,
+    as_value,
+    check_union,
+    kl_upper_limit,
+    log_term,
+    pac_bayes_kl_limit,
+    split_delta,
+)
+
+
+def mean_field(
+    empirical_mean: float,
+    num_draws: int,
+    kl: float,
+    *,
+    n: int,
+    delta: float,
+    loss: str,
+    union: int = 1,
+    beta: float | None = None,
+    flag: str | None = None,
+    monte_carlo_share: float = 0.5,
+    draw_standard_error: float = math.nan,
+) -> Certificate:
+    """The two-stage certificate of a posterior that can be sampled exactly and whose KL is known.
+
+    kl⁻¹(kl⁻¹(mean, log(1/d')/m), (KL + log(2 sqrt(n)/d))/n), with d + d' = delta/union.
+
+    Args:
+      empirical_mean: mean empirical risk over the m posterior draws, each on all n examples · in [0,1].
+      num_draws: m, independent draws from the posterior.
+      kl: KL(posterior‖prior), exact · nats · at least 0.
+      n: number of examples.
+      delta: the whole budget · in (0,1).
+      loss: name of the certified loss.
+      union: size of a declared grid (of prior scales, say) of which this is one member; delta is divided by it.
+      beta: total inverse temperature that the posterior was trained at, for the record.
+      flag: what the diagnostics object to.
+      monte_carlo_share: fraction of delta/union for the inner inversion · in (0,1).
+      draw_standard_error: standard error of ``empirical_mean``, for the certificate's own.
+
+    Returns:
+      Certificate.
+
+    Raises:
+      ValueError: for a delta outside (0,1), n, num_draws or union below 1, a negative kl or a mean outside [0,1].
+        A NaN gives 1.0 instead.
+
+    Example:
+      >>> print(round(mean_field(0.1, 10_000, 50.0, n=1000, delta=0.05, loss="zero_one").value, 3))
+      0.243
+
+    References:
+      Langford, Caruana 2001, (Not) bounding the true error; Pérez-Ortiz et al. 2021, Tighter risk certificates for
+      neural networks, for the two stages.
+    """
+    _checks.check_n(n)
+    _checks.check_n(num_draws, name="num_draws")
+    _checks.check_delta(delta)
+    _checks.check_unit_interval("empirical_mean", empirical_mean, allow_nan=True)
+    _checks.check_range("kl", kl, low=0.0, allow_nan=True)
+    _checks.check_range("monte_carlo_share", monte_carlo_share, low=0.0, high=1.0, open_low=True, open_high=True)
+    ledger = split_delta(
+        delta, union=union, shares={"pac_bayes_kl": 1 - monte_carlo_share, "risk_upper": monte_carlo_share}
+    )
+    event = ledger["pac_bayes_kl"]
+    risk = kl_upper_limit(empirical_mean, -math.log(ledger["risk_upper"]) / num_draws * (1 + 1e-15))
+    if math.isnan(empirical_mean):
+        risk = np.asarray(math.nan)
+    value = as_value(float(pac_bayes_kl_limit(risk, kl, n=n, delta=event)))
+
+    error = math.nan
+    plug_in = float(kl_upper_limit(empirical_mean, (kl + log_term(n, event)) / n))
+    if 0 < empirical_mean < plug_in < 1:
+        slope = math.log(plug_in / (1 - plug_in)) - math.log(empirical_mean / (1 - empirical_mean))
+        error = slope * plug_in * (1 - plug_in) / (plug_in - empirical_mean) * draw_standard_error
+    return Certificate(
+        value=value,
+        loss=loss,
+        route="mean_field",
+        assumption="the draws are independent and exact draws from the posterior, and its KL is exact",
+        delta=float(delta),
+        delta_ledger=ledger,
+        n=int(n),
+        beta=None if beta is None else float(beta),
+        empirical_risk=float(empirical_mean),
+        kl=float(kl),
+        kl_low=float(kl),
+        kl_high=float(kl),
+        inputs={"num_draws": int(num_draws), "risk_high": float(risk), "union": int(union)},
+        standard_error=error,
+        flag=flag,
+    )
+
+
+def test_set(
+    errors: float,
+    *,
+    n: int,
+    delta: float,
+    loss: str = "zero_one",
+    union: int = 1,
+    beta: float | None = None,
+    flag: str | None = None,
+    tail: str = "binomial",
+) -> Certificate:
+    """The held-out bound on the risk of a predictor that never saw the n held-out examples.
+
+    "binomial": the largest p with P(Binomial(n, p) ≤ errors) ≥ delta/union, exact for counts.
+    "chernoff": kl⁻¹(errors/n, log(1/delta')/n), for sums of losses in [0,1], such as the mean errors of a Gibbs
+    posterior's draws.
+
+    Args:
+      errors: number of errors, or the sum of n losses · in [0,n].
+      n: number of held-out examples.
+      delta: the whole budget · in (0,1).
+      loss: name of the loss.
+      union: number of predictors or settings tested on these examples; delta is divided by it.
+      beta: total inverse temperature of the predictor, for the record.
+      flag: what the diagnostics object to.
+      tail: "binomial" or "chernoff".
+
+    Returns:
+      Certificate; its ``empirical_risk`` is the held-out one, and it has no KL.
+
+    Raises:
+      ValueError: for a delta outside (0,1), n or union below 1, errors outside [0,n], an unknown tail, or a count for
+        the binomial tail that is not whole. A NaN gives 1.0 instead.
+
+    Example:
+      >>> print(round(test_set(0, n=100, delta=0.05).value, 4))
+      0.0295
+
+    References:
+      Langford 2005, Tutorial on practical prediction theory for classification.
+    """
+    _checks.check_n(n)
+    _checks.check_delta(delta)
+    check_union(union)
+    _checks.check_range("errors", errors, low=0.0, high=float(n), allow_nan=True)
+    if tail not in ("binomial", "chernoff"):
+        raise ValueError(f"tail = {tail!r}: choose 'binomial' for error counts or 'chernoff' for losses in [0, 1]")
+    if tail == "binomial" and not math.isnan(errors) and errors != int(errors):
+        raise ValueError(f"errors = {errors}: the binomial tail needs a count; use tail='chernoff' for sums of losses")
+    own = delta / union
+    if math.isnan(errors):
+        value = math.nan
+    elif tail == "binomial":
+        value = float(np.asarray(bounds.test_set(jnp.asarray(int(errors)), n=n, delta=own)))
+    else:
+        value = float(kl_upper_limit(errors / n * (1 + 1e-15), -math.log(own) / n * (1 + 1e-15)))
+    rate = float(errors) / n
+    return Certificate(
+        value=as_value(value),
+        loss=loss,
+        route="test_set",
+        assumption="the held-out examples are independent and played no part in training, tuning or selection",
+        delta=float(delta),
+        delta_ledger=split_delta(delta, union=union, shares={f"{tail}_tail": 1.0}),
+        n=int(n),
+        beta=None if beta is None else float(beta),
+        empirical_risk=rate,
+        kl=None,
+        kl_low=None,
+        kl_high=None,
+        inputs={"errors": float(errors), "tail": tail, "union": int(union)},
+        standard_error=math.sqrt(max(rate * (1 - rate), 0.0) / n) if not math.isnan(rate) else math.nan,
+        flag=flag,
+    )
