@@ -1,0 +1,225 @@
+"""A run directory: config.json, metrics.jsonl, results.json, results.parquet, figures/ and checkpoints/."""
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from pbjax.runs.atomic import json_bytes, remove_temporary_files, write_file, write_files
+from pbjax.runs.config import config_hash, hashed_fields
+from pbjax.runs.errors import RunError
+from pbjax.runs.provenance import provenance
+from pbjax.runs.results import ROW_FIELDS, Field, check_rows, parquet_bytes
+
+_OWN_NAMES = {"config.json", "metrics.jsonl", "results.json", "results.parquet", "figures", "checkpoints"}
+
+
+class MetricsLog:
+    """metrics.jsonl: one JSON object a line, appended; rewound to a checkpoint's position when a run resumes.
+
+    Args:
+      path: the file; made when the first line comes. A torn last line, left by a kill, is cut off.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.exists():
+            data = path.read_bytes()
+            whole = data.rfind(b"\n") + 1
+            if whole != len(data):
+                os.truncate(path, whole)
+
+    @property
+    def position(self) -> int:
+        """Length of the file in bytes, flushed to the disk: what a checkpoint remembers."""
+        if not self.path.exists():
+            return 0
+        with open(self.path, "rb") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
+
+    def append(self, metrics: Mapping[str, Any]) -> None:
+        """Adds one line.
+
+        Args:
+          metrics: names -> numbers, strings, arrays or lists; NaN and infinities become null.
+
+        Raises:
+          OSError: the line cannot be written; what stood there before stays readable.
+        """
+        line = json_bytes(dict(metrics), indent=None)
+        with open(self.path, "ab") as file:
+            file.write(line)
+
+    def rewind(self, position: int) -> None:
+        """Drops every line after a position, which will be computed again.
+
+        Args:
+          position: bytes, from `position`.
+        """
+        if self.path.exists() and self.path.stat().st_size > position:
+            os.truncate(self.path, position)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The lines as dictionaries; a torn last line is left out."""
+        if self.path.exists():
+            for line in self.path.read_bytes().splitlines(keepends=True):
+                if line.endswith(b"\n"):
+                    yield json.loads(line)
+
+
+class RunDirectory:
+    """Where one run of one config keeps everything; held by one process at a time.
+
+    Use it as a context manager, so that the lock is released. Opening it does not touch earlier results.
+
+    Args:
+      path: the directory; made when missing.
+      experiment: name of the experiment.
+      config: frozen dataclass instance.
+
+    Attributes:
+      path: the directory.
+      experiment: name of the experiment.
+      config_hash: 12 hexadecimal digits.
+      metrics: the `MetricsLog` of metrics.jsonl.
+
+    Raises:
+      RunError: the directory belongs to another config, to another process or to something that is no run.
+      OSError: it cannot be made or written.
+
+    Example:
+      >>> import dataclasses, tempfile
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Example:
+      ...     delta: float = 0.05
+      >>> with RunDirectory(Path(tempfile.mkdtemp()) / "run", experiment="demo", config=Example()) as run:
+      ...     run.metrics.append({"chunk": 0, "loss": 0.5})
+      ...     [line["loss"] for line in run.metrics]
+      [0.5]
+    """
+
+    def __init__(self, path: str | Path, *, experiment: str, config: Any) -> None:
+        self.path = Path(path)
+        self.experiment = experiment
+        self.config_hash = config_hash(config)
+        self._refuse_foreign(config)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = self._take_lock()
+        try:
+            remove_temporary_files(self.path)
+            if not (self.path / "config.json").exists():
+                record = {"experiment": experiment, "config_hash": self.config_hash, "config": hashed_fields(config)}
+                write_file(self.path / "config.json", json_bytes(record))
+            self.metrics = MetricsLog(self.path / "metrics.jsonl")
+        except BaseException:
+            self.close()
+            raise
+
+    def _refuse_foreign(self, config: Any) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"--out {self.path} is a file; give a directory")
+        if not self.path.exists():
+            return
+        stored = self.path / "config.json"
+        if not stored.exists():
+            foreign = [entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")]
+            if foreign:
+                kind = "parts of a run" if set(foreign) <= _OWN_NAMES else f"other files ({sorted(foreign)[0]}, ...)"
+                raise RunError(f"--out {self.path} holds {kind} but no config.json; give another --out")
+            return
+        try:
+            record = json.loads(stored.read_bytes())
+            theirs, fields, experiment = record["config_hash"], record["config"], record["experiment"]
+        except (ValueError, KeyError, TypeError):
+            raise RunError(f"{stored} cannot be read as a run's config; give another --out or remove it") from None
+        if experiment != self.experiment:
+            raise RunError(
+                f"--out {self.path} holds a run of {experiment}, not of {self.experiment}; give another --out"
+            )
+        if theirs != self.config_hash:
+            ours = hashed_fields(config)
+            different = [name for name in {**fields, **ours} if fields.get(name) != ours.get(name)]
+            raise RunError(
+                f"--out {self.path} holds a run of config {theirs}, and this is config {self.config_hash} "
+                f"(they differ in {', '.join(different) or 'the version of their fields'}); give another --out"
+            )
+
+    def _take_lock(self) -> IO[str]:
+        lock = open(self.path / ".lock", "a")  # noqa: SIM115  (held for the life of the run)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                lock.close()
+                raise RunError(
+                    f"--out {self.path} is in use by another process; wait for it, stop it, or give another --out"
+                ) from None
+            # A file system without locks: run without that protection rather than not at all.
+        return lock
+
+    def close(self) -> None:
+        """Releases the directory to other processes."""
+        self._lock.close()
+
+    def __enter__(self) -> "RunDirectory":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def figures(self) -> Path:
+        """The folder of figures; made on first use."""
+        folder = self.path / "figures"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints, one subfolder a phase; made on first use."""
+        folder = self.path / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    @property
+    def finished(self) -> bool:
+        """Whether results.json of this config stands there."""
+        return (self.path / "results.json").exists()
+
+    def write_results(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        fields: Mapping[str, Field] = ROW_FIELDS,
+        sections: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes results.json and results.parquet; a failure leaves the earlier pair as it was.
+
+        Args:
+          rows: mappings from column to value; `check_rows` says what is required.
+          fields: the required columns.
+          sections: further top-level entries of results.json, say {"ladder": [...]}.
+
+        Raises:
+          ValueError: a row lacks a column or has a wrong type, or a section has a reserved name.
+          OSError: the files cannot be written.
+        """
+        checked = check_rows(rows, fields=fields)
+        record = {"experiment": self.experiment, "config_hash": self.config_hash, "provenance": provenance()}
+        reserved = {*record, "rows"} & set(sections or {})
+        if reserved:
+            raise ValueError(f"sections may not be called {', '.join(sorted(reserved))}; choose other names")
+        metadata = {"experiment": self.experiment, "config_hash": self.config_hash}
+        write_files(
+            {
+                self.path / "results.json": json_bytes({**record, **dict(sections or {}), "rows": checked}),
+                self.path / "results.parquet": parquet_bytes(checked, fields=fields, metadata=metadata),
+            }
+        )

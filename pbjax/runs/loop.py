@@ -1,0 +1,333 @@
+"""The host loop over jitted chunks, and phases of a run that are computed once."""
+
+import contextlib
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pbjax.runs import archive
+from pbjax.runs.checkpoint import CheckpointStore
+from pbjax.runs.directory import MetricsLog, RunDirectory
+from pbjax.runs.errors import Interrupted
+
+
+class Reporter(Protocol):
+    """What the loop tells while it runs; `pbjax.runs.progress.Progress` is one."""
+
+    def phase(self, name: str, total: int, done: int = 0) -> None:
+        """A phase of `total` chunks begins, `done` of which are restored."""
+
+    def advance(self, count: int = 1) -> None:
+        """`count` more chunks are done."""
+
+    def skip(self, name: str) -> None:
+        """A phase was finished by an earlier process."""
+
+
+class StopRequest:
+    """Whether a signal asked to stop.
+
+    Attributes:
+      signum: the signal, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Notes SIGINT and SIGTERM instead of acting on them, so that a loop can end at a checkpoint.
+
+    A second signal acts at once. Outside the main thread, where Python delivers no signals, nothing is noted.
+
+    Yields:
+      The `StopRequest` to look at between chunks.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        if request.signum is not None:
+            raise Interrupted(signum)
+        request.signum = signum
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _host(tree: Any) -> Any:
+    return jax.tree.map(np.asarray, jax.device_get(tree))
+
+
+def run_chunks(
+    step_chunk: Callable[..., tuple[Any, Any]],
+    state: Any,
+    *,
+    num_chunks: int,
+    arguments: tuple[Any, ...] = (),
+    store: CheckpointStore | None = None,
+    every_seconds: float = 30.0,
+    on_chunk: Callable[[int, Any], None] | None = None,
+    metrics: MetricsLog | None = None,
+    progress: Reporter | None = None,
+    name: str = "run",
+) -> tuple[Any, Any]:
+    """Runs a jitted chunk again and again, saving what it needs to go on after a kill.
+
+    state, outputs[i] = step_chunk(state, *arguments)    for i = 0, ..., num_chunks - 1
+
+    With a store, the loop first restores the newest checkpoint and goes on from there; results are the same bits as
+    those of an undisturbed run. It saves every `every_seconds`, at the end, and when SIGINT or SIGTERM came.
+
+    Args:
+      step_chunk: pure function of the state (and of arguments that stay the same, such as data) to the next state, of
+        the same structure, and a tree of outputs of fixed shapes. It is jitted here with the state donated, unless it
+        is a jitted function already.
+      state: tree of arrays and typed keys. It is copied, so the caller's arrays survive the donation.
+      num_chunks: number of chunks · >= 0.
+      arguments: further arguments of `step_chunk`, not donated and not saved.
+      store: where to save; None runs without checkpoints.
+      every_seconds: shortest time between two checkpoints · seconds · 0 saves after each chunk.
+      on_chunk: called as on_chunk(i, outputs[i]) with host arrays after each chunk that is computed, not for those
+        that are restored.
+      metrics: the log that `on_chunk` writes; rewound to the checkpoint on resuming, so no line stands there twice.
+      progress: told about each chunk.
+      name: what messages call the loop.
+
+    Returns:
+      The last state (on the device) and the outputs stacked on a new leading axis [num_chunks, ...] (numpy). Each
+      chunk's outputs cross to the host in one transfer.
+
+    Raises:
+      Interrupted: a signal asked to stop; the state is saved.
+      RunError: the checkpoint found is not of this config or program.
+
+    Example:
+      >>> def step_chunk(total):
+      ...     return total + 1.0, {"total": total}
+      >>> last, outputs = run_chunks(step_chunk, jnp.zeros(()), num_chunks=3)
+      >>> float(last), outputs["total"].tolist()
+      (3.0, [0.0, 1.0, 2.0])
+    """
+    if num_chunks < 0:
+        raise ValueError(f"num_chunks = {num_chunks}: must be at least 0")
+    # Copied onto fresh buffers: the first chunk donates them.
+    state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+    jitted = step_chunk if hasattr(step_chunk, "lower") else jax.jit(step_chunk, donate_argnums=0)
+    shapes = jax.eval_shape(jitted, state, *arguments)[1]
+    outputs = jax.tree.map(lambda leaf: np.zeros((num_chunks, *leaf.shape), leaf.dtype), shapes)
+    done = 0
+    if store is not None:
+        restored = store.latest({"state": state, "outputs": outputs})
+        if restored is not None:
+            done, state, outputs = restored.step, restored.tree["state"], restored.tree["outputs"]
+            if metrics is not None:
+                metrics.rewind(restored.extra["metrics_position"])
+    if progress is not None:
+        progress.phase(name, num_chunks, done)
+
+    def save() -> None:
+        if store is not None:
+            position = metrics.position if metrics is not None else 0
+            store.save(done, {"state": state, "outputs": outputs}, extra={"metrics_position": position})
+
+    with stop_requests() as request:
+        saved, last_save = done, time.monotonic()
+        while done < num_chunks:
+            state, device_outputs = jitted(state, *arguments)
+            host_outputs = _host(device_outputs)
+            for buffer, output in zip(jax.tree.leaves(outputs), jax.tree.leaves(host_outputs), strict=True):
+                buffer[done] = output
+            if on_chunk is not None:
+                on_chunk(done, host_outputs)
+            done += 1
+            if progress is not None:
+                progress.advance()
+            due = time.monotonic() - last_save >= every_seconds
+            if due or done == num_chunks or request.signum is not None:
+                save()
+                saved, last_save = done, time.monotonic()
+            if request.signum is not None:
+                where = f"{name}, chunk {saved} of {num_chunks}"
+                raise Interrupted(request.signum, f"{where} (saved)" if store is not None else where)
+    return state, outputs
+
+
+class Phase:
+    """One named part of a run, as the function that computes it sees it.
+
+    Attributes:
+      name: its name.
+      store: its checkpoints.
+      metrics: the run's metrics log.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        store: CheckpointStore,
+        metrics: MetricsLog,
+        *,
+        every_seconds: float,
+        progress: Reporter | None,
+    ) -> None:
+        self.name = name
+        self.store = store
+        self.metrics = metrics
+        self._every_seconds = every_seconds
+        self._progress = progress
+        self._looped = False
+
+    def log(self, **values: Any) -> None:
+        """Adds a line to metrics.jsonl, with the phase's name.
+
+        Args:
+          **values: names -> numbers, text, arrays or lists.
+        """
+        self.metrics.append({"phase": self.name, **values})
+
+    def run_chunks(
+        self,
+        step_chunk: Callable[..., tuple[Any, Any]],
+        state: Any,
+        *,
+        num_chunks: int,
+        arguments: tuple[Any, ...] = (),
+        on_chunk: Callable[[int, Any], None] | None = None,
+    ) -> tuple[Any, Any]:
+        """`run_chunks` with this phase's checkpoints, log and progress; at most once a phase.
+
+        Args:
+          step_chunk: see `run_chunks`.
+          state: see `run_chunks`.
+          num_chunks: see `run_chunks`.
+          arguments: see `run_chunks`.
+          on_chunk: see `run_chunks`.
+
+        Returns:
+          The last state and the stacked outputs.
+        """
+        if self._looped:
+            raise ValueError(f"phase {self.name!r} runs a second loop; its checkpoints hold one, so make it two phases")
+        self._looped = True
+        return run_chunks(
+            step_chunk,
+            state,
+            num_chunks=num_chunks,
+            arguments=arguments,
+            store=self.store,
+            every_seconds=self._every_seconds,
+            on_chunk=on_chunk,
+            metrics=self.metrics,
+            progress=self._progress,
+            name=self.name,
+        )
+
+
+class Phases:
+    """The phases of a run in their fixed order; those that an earlier process finished are read, not computed.
+
+    Args:
+      run: the run directory. Checkpoints stand in checkpoints/<phase>/, results in checkpoints/<phase>/result.npz.
+      every_seconds: shortest time between two checkpoints · seconds.
+      progress: told about phases and chunks.
+
+    Example:
+      >>> import dataclasses, tempfile
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Example:
+      ...     delta: float = 0.05
+      >>> with RunDirectory(tempfile.mkdtemp() + "/run", experiment="demo", config=Example()) as run:
+      ...     for attempt in range(2):
+      ...         phases = Phases(run)
+      ...         result = phases.run("pilot", lambda phase: {"step_size": np.float64(0.1)})
+      ...         print(attempt, phases.computed, result["step_size"])
+      0 ['pilot'] 0.1
+      1 [] 0.1
+    """
+
+    def __init__(self, run: RunDirectory, *, every_seconds: float = 30.0, progress: Reporter | None = None) -> None:
+        self._run = run
+        self._every_seconds = every_seconds
+        self._progress = progress
+        self._position = 0
+        self._names: list[str] = []
+        self.computed: list[str] = []
+
+    def _stored(self, name: str) -> Any:
+        path = self._run.checkpoints / name / "result.npz"
+        if not path.exists():
+            return None
+        try:
+            stored = archive.load(path)
+        except ValueError as error:
+            print(f"warning: {path}: {error}; the phase is computed again", file=sys.stderr)
+            return None
+        if stored["config_hash"] != self._run.config_hash:
+            return None
+        # Its lines in the log must be where they were left; otherwise an earlier phase was computed anew, and this
+        # one follows it.
+        begin, end = stored["metrics"]
+        if begin != self._position or end > self._run.metrics.position:
+            return None
+        return stored
+
+    def run(self, name: str, function: Callable[[Phase], Any]) -> Any:
+        """The result of a phase.
+
+        Args:
+          name: letters, digits, dots, dashes and underscores; each name once a run.
+          function: computes the result, given the `Phase`: nested dict, list, tuple and NamedTuple of arrays, numbers
+            and text. It depends on nothing but the config and results of earlier phases.
+
+        Returns:
+          The result, its arrays as numpy arrays (typed keys as keys), whether computed now or before.
+
+        Raises:
+          Interrupted: a signal asked to stop.
+          ValueError: the name or the result is not usable.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name in self._names:
+            raise ValueError(f"phase {name!r}: names are letters, digits, '.', '-', '_', and each is used once a run")
+        self._names.append(name)
+        stored = self._stored(name)
+        folder = self._run.checkpoints / name
+        store = CheckpointStore(folder, self._run.config_hash)
+        metrics = self._run.metrics
+        if stored is None:
+            folder.mkdir(exist_ok=True)
+            if not store.steps():  # with checkpoints, the loop rewinds to the one that it restores
+                metrics.rewind(self._position)
+            phase = Phase(name, store, metrics, every_seconds=self._every_seconds, progress=self._progress)
+            result = function(phase)
+            self.computed.append(name)
+            record = {
+                "config_hash": self._run.config_hash,
+                "metrics": [self._position, metrics.position],
+                "result": result,
+            }
+            data = archive.to_bytes(record)
+            archive.write_file(folder / "result.npz", data)
+            # Read back, so that the caller gets the same types now as after a restart.
+            stored = archive.from_bytes(data)
+        elif self._progress is not None:
+            self._progress.skip(name)
+        store.clear()
+        self._position = stored["metrics"][1]
+        return stored["result"]

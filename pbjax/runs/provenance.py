@@ -1,0 +1,106 @@
+"""Where a result comes from: versions, device, precision, command and git state. Never a path of the machine."""
+
+import datetime
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import pbjax
+
+_PACKAGES = ("jax", "jaxlib", "numpy", "blackjax", "optax", "flax", "orbax-checkpoint")
+_ABSOLUTE = re.compile(r"(?<![\w.~])~?/[^\s=,:;'\"]+")
+
+
+def without_paths(text: str) -> str:
+    """Cuts absolute paths down to their last part, so that a record says nothing about the machine's folders.
+
+    Args:
+      text: a command line or a list of flags.
+
+    Returns:
+      The text with `…/name` in place of each absolute path.
+
+    Example:
+      >>> without_paths("--data-dir /home/someone/tfds --beta 1/2")
+      '--data-dir …/tfds --beta 1/2'
+    """
+    return _ABSOLUTE.sub(lambda found: "…/" + found[0].rstrip("/").rpartition("/")[2], text)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(directory: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def git_state(directories: Sequence[Path] | None = None) -> dict[str, Any] | None:
+    """Commit of the pbjax checkout that is running, and whether its tracked files differ from that commit.
+
+    Args:
+      directories: where to look; None for the package's folder and the running script's.
+
+    Returns:
+      {"commit": 40 hexadecimal digits, "dirty": bool}, or None outside a checkout of pbjax or without git.
+    """
+    if directories is None:
+        directories = [Path(__file__).resolve().parent, Path(sys.argv[0] or ".").resolve().parent]
+    for directory in directories:
+        top = _git(directory, "rev-parse", "--show-toplevel")
+        # A virtual environment inside somebody else's repository must not lend us that repository's commit.
+        if not top or not (Path(top) / "pbjax" / "runs").is_dir():
+            continue
+        commit = _git(directory, "rev-parse", "HEAD")
+        status = _git(directory, "status", "--porcelain", "--untracked-files=no")
+        if commit is not None:
+            return {"commit": commit, "dirty": None if status is None else status != ""}
+    return None
+
+
+def provenance() -> dict[str, Any]:
+    """What has to be known to judge or repeat a result.
+
+    Returns:
+      versions, device (kind, platform, count), precision (x64, matmul_precision), xla_flags, git, command, host, time.
+
+    Example:
+      >>> record = provenance()
+      >>> record["versions"]["jax"] == jax.__version__
+      True
+    """
+    devices = jax.devices()
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "pbjax": pbjax.__version__,
+            **{package: _version(package) for package in _PACKAGES},
+        },
+        "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
+        "precision": {
+            "x64": bool(jax.config.read("jax_enable_x64")),
+            "matmul_precision": jax.config.read("jax_default_matmul_precision") or "default",
+        },
+        "xla_flags": without_paths(os.environ.get("XLA_FLAGS", "")),
+        "git": git_state(),
+        "command": [Path(sys.argv[0]).name, *(without_paths(argument) for argument in sys.argv[1:])],
+        "host": {"cpu_count": os.cpu_count(), "system": platform.system(), "machine": platform.machine()},
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
