@@ -15,7 +15,7 @@ Three properties matter to Hamiltonian Monte Carlo and are the reason for this m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,8 @@ import numpy as np
 from pbjax.models import Model
 
 
-class ExampleLoss(Protocol):
-    """A per-example loss: logits with classes on `axis`, labels [n] -> [n]."""
-
-    def __call__(self, logits: jax.Array, labels: jax.Array, *, axis: int) -> jax.Array: ...
+# A per-example loss: `loss(logits, labels [n], *, axis) -> [n]`, with the classes of the logits on `axis`.
+ExampleLoss = Callable[..., jax.Array]
 
 
 class Rows(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 
 class Whitening(NamedTuple):
@@ -63,7 +64,7 @@ def prior_log_density(position: jax.Array) -> jax.Array:
     return -0.5 * jnp.sum(jnp.square(position.astype(jax.dtypes.canonicalize_dtype(jnp.float64))))
 
 
-def log_density(position: jax.Array, beta: jax.Array, energy: Callable[[jax.Array], jax.Array]) -> jax.Array:
+def log_density(position: jax.Array, beta: ArrayLike, energy: Callable[[jax.Array], jax.Array]) -> jax.Array:
     r"""Unnormalised log-density of the Gibbs posterior, $-\tfrac12 |z|^2 - \beta L(z)$.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import blackjax.diagnostics
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,6 +23,11 @@ class Diagnostics(NamedTuple):
 
     r_hat: np.ndarray
     ess: np.ndarray
+
+
+@jax.jit
+def _diagnose(draws: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jax.vmap(lambda x: (blackjax.diagnostics.rhat(x), blackjax.diagnostics.effective_sample_size(x)))(draws)
 
 
 def summarise(draws: ArrayLike) -> tuple[SampleStatistics, Diagnostics]:
@@ -56,16 +62,17 @@ def summarise(draws: ArrayLike) -> tuple[SampleStatistics, Diagnostics]:
         raise ValueError("draws hold values that are not finite; a divergent chain must be stopped, not averaged")
     rungs, chains, per_chain = draws.shape
     total = chains * per_chain
-    r_hat, ess = np.ones(rungs), np.full(rungs, float(total))
-    for rung, values in enumerate(draws):
-        if np.ptp(values) > 0:
-            # Ranks are invariant under the affine map, and float32 (x64 off) then resolves the spread.
-            scaled = jnp.asarray((values - values.mean()) / values.std())
-            r_hat[rung] = float(blackjax.diagnostics.rhat(scaled))
-            ess[rung] = float(blackjax.diagnostics.effective_sample_size(scaled))
+    # Ranks are invariant under an affine map, and float32 (x64 off) then resolves the spread.
+    spread = np.ptp(draws, axis=(1, 2), keepdims=True)
+    scaled = (draws - draws.mean(axis=(1, 2), keepdims=True)) / np.where(spread > 0, spread, 1.0)
+    r_hat, ess = (np.asarray(x, np.float64) for x in _diagnose(jnp.asarray(scaled)))
     # A chain that never moves has no within-chain variance: R-hat is infinite or NaN there, which must read as failed.
-    r_hat = np.where(np.isfinite(r_hat), r_hat, np.inf)
-    ess = np.clip(np.nan_to_num(ess, nan=1.0), 1.0, total)
+    # A functional that is the same number in all draws of all chains has nothing to converge.
+    constant = spread[:, 0, 0] == 0
+    r_hat = np.where(constant, 1.0, np.where(np.isfinite(r_hat), r_hat, np.inf))
+    ess = np.where(constant, total, np.clip(np.nan_to_num(ess, nan=1.0), 1.0, total))
+    stuck = (np.ptp(draws, axis=2) == 0).any(axis=1) & ~constant
+    ess = np.where(stuck, 1.0, ess)
     variance = draws.var(axis=(1, 2), ddof=1)
     statistics = SampleStatistics(
         mean=draws.mean(axis=(1, 2)),

@@ -16,6 +16,7 @@ import blackjax
 import jax
 import jax.numpy as jnp
 from blackjax.mcmc.hmc import HMCState
+from jax.typing import ArrayLike
 
 from pbjax.posteriors.gibbs import log_density, prior_log_density
 
@@ -96,7 +97,7 @@ def step(
     return state, StepInfo(info.acceptance_rate, info.is_accepted, info.is_divergent)
 
 
-def retemper(state: HMCState, old: jax.Array, new: jax.Array) -> HMCState:
+def retemper(state: HMCState, old: ArrayLike, new: ArrayLike) -> HMCState:
     r"""The same positions at other inverse temperatures, without another gradient.
 
     $\log q_{\rm new} = \log p + (\beta_{\rm new}/\beta_{\rm old})(\log q_{\rm old} - \log p)$, and likewise for the

@@ -91,7 +91,7 @@ def autocovariance(statistics: StreamedStatistics) -> jax.Array:
     k = jnp.arange(lags + 1).reshape((-1,) + (1,) * statistics.total.ndim)
     total = statistics.total[None]
     sums = (total - first) + (total - last)
-    return (statistics.products - centre * sums + (count - k) * centre**2) / count
+    return (statistics.products - centre[None] * sums + (count - k) * centre[None] ** 2) / count
 
 
 def standard_error(statistics: StreamedStatistics) -> jax.Array:
