@@ -9,6 +9,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -17,7 +18,7 @@ from pbjax._checks import check_range
 Reduction = Literal["none", "mean"]
 
 
-def zero_one(logits: ArrayLike, labels: ArrayLike, *, reduction: Reduction = "none") -> jax.Array:
+def zero_one(logits: ArrayLike, labels: ArrayLike, *, reduction: Reduction = "none", axis: int = -1) -> jax.Array:
     r"""0-1 error of the most probable class.
 
     1[argmax_j logits_j != label]; ties go to the lower class.
@@ -26,6 +27,7 @@ def zero_one(logits: ArrayLike, labels: ArrayLike, *, reduction: Reduction = "no
       logits: unnormalised log-probabilities, shape [..., k], k >= 2.
       labels: integer classes, shape [...], in [0, k).
       reduction: "none" keeps one loss per example, "mean" averages them.
+      axis: where the classes are; 0 suits logits [k, n] as feature-major networks give them.
 
     Returns:
       0.0 or 1.0 for each example, shape [...], or their mean; dtype of the logits.
@@ -40,13 +42,13 @@ def zero_one(logits: ArrayLike, labels: ArrayLike, *, reduction: Reduction = "no
     References:
       Langford, "Tutorial on practical prediction theory for classification", JMLR 2005.
     """
-    logits, labels = _door(logits, labels, reduction)
+    logits, labels = _door(logits, labels, reduction, axis)
     # argmax would take a NaN for the largest logit, and count it as a hit when the label agrees.
-    wrong = (jnp.argmax(logits, axis=-1) != labels) | jnp.isnan(logits).any(axis=-1)
+    wrong = (jnp.argmax(logits, axis=axis) != labels) | jnp.isnan(logits).any(axis=axis)
     return _reduce(wrong.astype(logits.dtype), reduction)
 
 
-def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, reduction: Reduction = "none") -> jax.Array:
+def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, reduction: Reduction = "none", axis: int = -1) -> jax.Array:
     r"""Cross-entropy, the unbounded negative log-probability of the label, in nats.
 
     -log p_y, p = softmax(logits)
@@ -55,6 +57,7 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, reduction: Reduction 
       logits: unnormalised log-probabilities, shape [..., k], k >= 2.
       labels: integer classes, shape [...], in [0, k).
       reduction: "none" keeps one loss per example, "mean" averages them.
+      axis: where the classes are; 0 suits logits [k, n] as feature-major networks give them.
 
     Returns:
       Nats in [0, inf] for each example, shape [...], or their mean; dtype of the logits; NaN for a NaN logit.
@@ -69,12 +72,12 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, reduction: Reduction 
     References:
       Perez-Ortiz et al., "Tighter risk certificates for neural networks", JMLR 2021, section 6.
     """
-    logits, labels = _door(logits, labels, reduction)
-    return _reduce(_negative_log_likelihood(logits, labels), reduction)
+    logits, labels = _door(logits, labels, reduction, axis)
+    return _reduce(_negative_log_likelihood(logits, labels, axis), reduction)
 
 
 def bounded_cross_entropy(
-    logits: ArrayLike, labels: ArrayLike, *, p_min: float, reduction: Reduction = "none"
+    logits: ArrayLike, labels: ArrayLike, *, p_min: float, reduction: Reduction = "none", axis: int = -1
 ) -> jax.Array:
     r"""Cross-entropy with the label's probability clamped at p_min, scaled to [0, 1].
 
@@ -88,6 +91,7 @@ def bounded_cross_entropy(
       labels: integer classes, shape [...], in [0, k).
       p_min: smallest probability, in (0, 1); published runs use 1e-5 and 1e-4.
       reduction: "none" keeps one loss per example, "mean" averages them.
+      axis: where the classes are; 0 suits logits [k, n] as feature-major networks give them.
 
     Returns:
       Losses in [0, 1] for each example, shape [...], or their mean; dtype of the logits; 1.0 for a NaN logit.
@@ -102,16 +106,16 @@ def bounded_cross_entropy(
     References:
       Perez-Ortiz et al., "Tighter risk certificates for neural networks", JMLR 2021, section 6.
     """
-    logits, labels = _door(logits, labels, reduction)
+    logits, labels = _door(logits, labels, reduction, axis)
     check_range("p_min", p_min, low=0.0, high=1.0, open_low=True, open_high=True)
     ceiling = -jnp.log(jnp.asarray(p_min, logits.dtype))
-    nats = _negative_log_likelihood(logits, labels)
+    nats = _negative_log_likelihood(logits, labels, axis)
     # A comparison with NaN is false, which sends NaN to the full loss.
     return _reduce(jnp.where(nats < ceiling, nats / ceiling, jnp.ones_like(nats)), reduction)
 
 
 def smooth_bounded_cross_entropy(
-    logits: ArrayLike, labels: ArrayLike, *, ceiling: float, reduction: Reduction = "none"
+    logits: ArrayLike, labels: ArrayLike, *, ceiling: float, reduction: Reduction = "none", axis: int = -1
 ) -> jax.Array:
     r"""Cross-entropy of a probability squeezed into [e^-ceiling, 1 - e^-ceiling], scaled to [0, 1]: smooth everywhere.
 
@@ -126,6 +130,7 @@ def smooth_bounded_cross_entropy(
       labels: integer classes, shape [...], in [0, k).
       ceiling: l, the largest loss in nats before scaling, above log 2; 4 is usual.
       reduction: "none" keeps one loss per example, "mean" averages them.
+      axis: where the classes are; 0 suits logits [k, n] as feature-major networks give them.
 
     Returns:
       Losses in [0, 1] for each example, shape [...], or their mean; dtype of the logits; 1.0 for a logit that is NaN
@@ -142,56 +147,57 @@ def smooth_bounded_cross_entropy(
     References:
       Dziugaite et al., "On the role of data in PAC-Bayes bounds", AISTATS 2021 (bounded cross-entropy).
     """
-    logits, labels = _door(logits, labels, reduction)
+    logits, labels = _door(logits, labels, reduction, axis)
     check_range("ceiling", ceiling, low=math.log(2.0), open_low=True, open_high=True)
     # a is formed in the dtype of the logits, so that the largest loss is the scale itself and their ratio exactly 1.
     floor = jnp.exp(-jnp.asarray(ceiling, logits.dtype))
     a = (1 - 2 * floor) / (1 - floor)
     scale = -jnp.log1p(-a)
-    correct, others, _, finite = _exponentials(logits, labels)
+    correct, others, _, finite = _exponentials(logits, labels, axis)
     # others <= correct + others also after rounding, so the loss cannot leave [0, 1] by more than that of log1p.
     loss = -jnp.log1p(-a * (others / (correct + others))) / scale
     return _reduce(jnp.where(finite & (loss < 1), loss, jnp.ones_like(loss)), reduction)
 
 
-def _door(logits: ArrayLike, labels: ArrayLike, reduction: str) -> tuple[jax.Array, jax.Array]:
+def _door(logits: ArrayLike, labels: ArrayLike, reduction: str, axis: int) -> tuple[jax.Array, jax.Array]:
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-    if logits.ndim < 1 or logits.shape[-1] < 2:
-        raise ValueError(f"logits has shape {logits.shape}: it must end in at least two classes")
+    if logits.ndim < 1 or not -logits.ndim <= axis < logits.ndim or logits.shape[axis] < 2:
+        raise ValueError(f"logits has shape {logits.shape}: axis {axis} must hold at least two classes")
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(f"logits has dtype {logits.dtype}: it must be floating")
-    if labels.shape != logits.shape[:-1]:
-        raise ValueError(
-            f"labels has shape {labels.shape}: for logits of shape {logits.shape} it must be {logits.shape[:-1]}"
-        )
+    examples = tuple(np.delete(logits.shape, axis).tolist())
+    if labels.shape != examples:
+        raise ValueError(f"labels has shape {labels.shape}: for logits of shape {logits.shape} it must be {examples}")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"labels has dtype {labels.dtype}: it must hold integer classes, not one-hot rows")
     if reduction not in ("none", "mean"):
         raise ValueError(f"reduction = {reduction!r}: it must be 'none' or 'mean'")
-    check_range("labels", labels, low=0, high=logits.shape[-1] - 1)
+    check_range("labels", labels, low=0, high=logits.shape[axis] - 1)
     return logits, labels
 
 
-def _exponentials(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def _exponentials(
+    logits: jax.Array, labels: jax.Array, axis: int
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """exp(logit - largest) of the label and summed over the others, label logit - largest, and whether that is finite.
 
     A traced label outside [0, k) matches no class: its probability is then 0 and its logit -inf.
     """
-    largest = lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    largest = lax.stop_gradient(logits.max(axis=axis, keepdims=True))
     finite = jnp.isfinite(largest)
     shifted = jnp.where(finite, logits - largest, jnp.zeros_like(logits))
     weights = jnp.exp(shifted)
     # A mask, not a gather: its transpose is elementwise too, and does not scatter in the hot loop.
-    is_label = lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1) == labels[..., None]
-    correct = jnp.where(is_label, weights, 0).sum(axis=-1)
-    others = jnp.where(is_label, 0, weights).sum(axis=-1)
-    absent = (labels < 0) | (labels >= logits.shape[-1])
-    label_logit = jnp.where(absent, -jnp.inf, jnp.where(is_label, shifted, 0).sum(axis=-1))
-    return correct, others, label_logit, finite[..., 0]
+    is_label = lax.broadcasted_iota(labels.dtype, logits.shape, axis % logits.ndim) == jnp.expand_dims(labels, axis)
+    correct = jnp.where(is_label, weights, 0).sum(axis=axis)
+    others = jnp.where(is_label, 0, weights).sum(axis=axis)
+    absent = (labels < 0) | (labels >= logits.shape[axis])
+    label_logit = jnp.where(absent, -jnp.inf, jnp.where(is_label, shifted, 0).sum(axis=axis))
+    return correct, others, label_logit, jnp.squeeze(finite, axis)
 
 
-def _negative_log_likelihood(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    correct, others, label_logit, finite = _exponentials(logits, labels)
+def _negative_log_likelihood(logits: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
+    correct, others, label_logit, finite = _exponentials(logits, labels, axis)
     # When the label leads, log1p keeps the digits of a loss far below one.
     nats = jnp.where(label_logit == 0, jnp.log1p(others), jnp.log(correct + others) - label_logit)
     return jnp.where(finite, nats, jnp.nan)
