@@ -31,15 +31,15 @@ def concrete(x: Any) -> np.ndarray | None:
     return np.asarray(x)
 
 
-def _refuse(name: str, values: np.ndarray, wrong: np.ndarray, remedy: str) -> None:
+def _refuse(name: str, values: np.ndarray, wrong: ArrayLike, remedy: str) -> None:
     if np.any(wrong):
-        offending = values[wrong].flat[0] if values.ndim else values[()]
+        offending = values[np.asarray(wrong)].flat[0]
         raise ValueError(f"{name} = {offending}: {remedy}")
 
 
 def check_range(
     name: str,
-    x: ArrayLike,
+    x: Any,
     *,
     low: float = -np.inf,
     high: float = np.inf,
@@ -89,7 +89,7 @@ def check_range(
     _refuse(name, values, wrong, remedy)
 
 
-def check_finite(name: str, x: ArrayLike) -> None:
+def check_finite(name: str, x: Any) -> None:
     """Refuses a concrete NaN or infinity.
 
     Args:
@@ -105,7 +105,7 @@ def check_finite(name: str, x: ArrayLike) -> None:
     check_range(name, x, open_low=True, open_high=True, remedy="it must be finite")
 
 
-def check_unit_interval(name: str, x: ArrayLike, *, allow_nan: bool = False) -> None:
+def check_unit_interval(name: str, x: Any, *, allow_nan: bool = False) -> None:
     """Refuses a concrete value outside [0, 1].
 
     Args:
@@ -122,7 +122,7 @@ def check_unit_interval(name: str, x: ArrayLike, *, allow_nan: bool = False) -> 
     check_range(name, x, low=0.0, high=1.0, allow_nan=allow_nan)
 
 
-def check_delta(delta: ArrayLike, *, name: str = "delta", allow_nan: bool = False) -> None:
+def check_delta(delta: Any, *, name: str = "delta", allow_nan: bool = False) -> None:
     """Refuses a concrete failure probability outside (0, 1).
 
     Args:
@@ -148,7 +148,7 @@ def check_delta(delta: ArrayLike, *, name: str = "delta", allow_nan: bool = Fals
     )
 
 
-def check_n(n: ArrayLike, *, name: str = "n", allow_nan: bool = False) -> None:
+def check_n(n: Any, *, name: str = "n", allow_nan: bool = False) -> None:
     """Refuses a concrete number of examples (or draws) that is not a whole number of at least 1.
 
     Args:

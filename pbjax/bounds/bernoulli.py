@@ -160,7 +160,9 @@ def _root(a: jax.Array, b: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Arra
     """(d, r) with a + b = 1, r = b - d and kl(a||a + d) = c; c = 0 is taken as the smallest normal number."""
     tiny, eps = jnp.finfo(a.dtype).tiny, jnp.finfo(a.dtype).eps
     # b = 0 leaves nothing to solve; the callers replace what comes out.
-    return solve(jnp.minimum(a, 1 - eps / 2), jnp.where(b > 0, b, eps / 2), jnp.maximum(c, tiny))
+    return solve(
+        jnp.minimum(a, 1 - eps / 2), jnp.where(b > 0, jnp.maximum(b, 64 * tiny), eps / 2), jnp.maximum(c, tiny)
+    )
 
 
 @_root.defjvp
@@ -170,7 +172,11 @@ def _root_jvp(primals, tangents):
     a, b, c = primals
     d, r = _root(a, b, c)
     tiny, eps = jnp.finfo(a.dtype).tiny, jnp.finfo(a.dtype).eps
-    a_in, b_in, d_in = jnp.clip(a, tiny, 1 - eps / 2), jnp.where(b > 0, b, eps / 2), jnp.maximum(d, tiny)
+    a_in, b_in, d_in = (
+        jnp.clip(a, tiny, 1 - eps / 2),
+        jnp.where(b > 0, jnp.maximum(b, 64 * tiny), eps / 2),
+        jnp.maximum(d, tiny),
+    )
     p = a_in + d_in
     # log1p of the positive ratios; the compiler's log1p of a negative argument loses two digits.
     log_odds = jnp.log1p(d_in / a_in) + jnp.where(2 * d <= b_in, jnp.log1p(d_in / r), jnp.log(b_in / r))
@@ -186,51 +192,54 @@ def _root_jvp(primals, tangents):
 @jax.jit
 def _kl_inverse(q: jax.Array, c: jax.Array) -> jax.Array:
     missing = jnp.isnan(q) | jnp.isnan(c)
+    value = jnp.where(missing, jnp.ones_like(q), _upper(to_bits(q), to_bits(c)))
     q = _clip_unit(jnp.where(missing, jnp.ones_like(q), q))
     c = jnp.where(missing | (c < 0), jnp.zeros_like(c), c)
     d, _ = _root(q, 1 - q, c)
-    return with_value(q + d, _upper(q, c))
+    return with_value(q + d, value)
 
 
-def _upper(q: jax.Array, c: jax.Array) -> jax.Array:
+def _upper(q_bits: jax.Array, c_bits: jax.Array) -> jax.Array:
+    """The upper inverse, rounded up, from the bit patterns of q and c.
+
+    CPUs treat subnormal numbers as 0, in comparisons and maxima too; integers are not flushed. Where q and c are both
+    small, kl(q||p) is homogeneous in (q, p), so both are scaled into the normal range and the result is scaled back.
+    """
+    one = to_bits(jnp.ones_like(from_bits(q_bits)))
+    q_bits, c_bits = jnp.clip(q_bits, 0, one), jnp.maximum(c_bits, 0)
+    q, c = from_bits(q_bits), from_bits(c_bits)
     info = jnp.finfo(q.dtype)
-    subnormal = -info.minexp + info.nmant  # the smallest subnormal number is 2^-subnormal
-    # q and c this small: kl(q||p) is homogeneous in (q, p), so both may be scaled, away from the subnormal numbers that
-    # CPUs treat as 0. Comparisons are made on the bits, which are not flushed.
+    smallest = info.minexp - info.nmant  # exponent of the smallest subnormal number
     limit, shift = (500, 440) if info.bits == 64 else (60, 30)
-    q_bits, c_bits = to_bits(q), to_bits(c)
-    one = to_bits(jnp.ones_like(q))
-    small_bits, normal_bits = to_bits(jnp.full_like(q, 2.0**-limit)), to_bits(jnp.full_like(q, float(info.tiny)))
-    small = (q_bits < small_bits) & (c_bits < small_bits)
+    tiny_bits, limit_bits = to_bits(jnp.full_like(q, info.tiny)), to_bits(jnp.full_like(q, 2.0**-limit))
+    small = (q_bits < limit_bits) & (c_bits < limit_bits)
 
     def scaled(x, bits):
-        from_subnormal = bits.astype(x.dtype) * 2.0 ** (shift - subnormal)
-        return jnp.where(small, jnp.where(bits < normal_bits, from_subnormal, x * 2.0**shift), x)
+        subnormal = bits.astype(x.dtype) * 2.0 ** (shift + smallest)
+        return jnp.where(small, jnp.where(bits < tiny_bits, subnormal, x * 2.0**shift), x)
 
     a = scaled(q, q_bits)
     d, _ = _root(a, 1 - a, scaled(c, c_bits))
     p = a + d
-    unscaled = p * 2.0**-shift
-    in_subnormal = p < 2.0**shift * float(info.tiny)
-    whole = jnp.ceil(jnp.where(in_subnormal, p, 0.0) * 2.0 ** (subnormal - shift)).astype(q_bits.dtype)
-    bits = jnp.where(small, jnp.where(in_subnormal, whole, to_bits(unscaled)), to_bits(p))
+    below_normal = p < 2.0**shift * float(info.tiny)
+    counted = jnp.ceil(jnp.where(below_normal, p, 0.0) * 2.0 ** -(shift + smallest)).astype(q_bits.dtype)
+    bits = jnp.where(small, jnp.where(below_normal, counted, to_bits(p * 2.0**-shift)), to_bits(p))
     bits = jnp.minimum(jnp.maximum(bits, q_bits) + _STEPS_UP, one)
-    return jnp.where((c_bits == 0) | (q >= 1), q, from_bits(bits))
+    return from_bits(jnp.where((c_bits == 0) | (q_bits == one), q_bits, bits))
 
 
 @jax.jit
 def _kl_inverse_lower(q: jax.Array, c: jax.Array) -> jax.Array:
     missing = jnp.isnan(q) | jnp.isnan(c)
+    unspent = to_bits(c) == 0  # on the bits: a subnormal c would compare equal to 0
     q = _clip_unit(jnp.where(missing, jnp.zeros_like(q), q))
     c = jnp.where(missing | (c < 0), jnp.zeros_like(c), c)
-    a = 1 - q
-    d, r = _root(a, q, c)
-    return with_value(r, _lower(q, c, d, r))
+    d, r = _root(1 - q, q, c)
+    return with_value(r, jnp.where(unspent, q, _lower(q, d, r)))
 
 
-def _lower(q: jax.Array, c: jax.Array, d: jax.Array, r: jax.Array) -> jax.Array:
+def _lower(q: jax.Array, d: jax.Array, r: jax.Array) -> jax.Array:
     steps = 5 + jnp.where(2 * d <= q, 0.0, jnp.ceil(8 * jnp.log(jnp.maximum(q, r) / r)))
     bits = jnp.maximum(to_bits(r) - steps.astype(to_bits(r).dtype), 0)
     cutoff = 2.0**-900 if q.dtype == jnp.float64 else 2.0**-100
-    value = jnp.where(r < cutoff, 0.0, from_bits(bits))
-    return jnp.where(to_bits(c) == 0, q, jnp.minimum(value, q))
+    return jnp.where((r < cutoff) | (q < cutoff), 0.0, jnp.minimum(from_bits(bits), q))

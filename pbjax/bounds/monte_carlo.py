@@ -47,10 +47,10 @@ def sampled_risk(mean: ArrayLike, m: ArrayLike, *, delta: ArrayLike, two_sided: 
 
     Example:
       >>> round(float(sampled_risk(0.02, 1000, delta=0.01)), 4)
-      0.0366
+      0.0365
       >>> lower, upper = sampled_risk(0.02, 1000, delta=0.01, two_sided=True)
       >>> round(float(lower), 4), round(float(upper), 4)
-      (0.0091, 0.0377)
+      (0.0088, 0.0379)
 
     References:
       Langford and Caruana, "(Not) bounding the true error", NeurIPS 2001 (sample convergence bound).
@@ -97,7 +97,7 @@ def two_stage(
 
     Example:
       >>> round(float(two_stage(0.02, 1000, 100.0, n=60_000, delta=0.04, delta_monte_carlo=0.01)), 4)
-      0.0496
+      0.049
 
     References:
       Langford and Caruana, "(Not) bounding the true error", NeurIPS 2001; Perez-Ortiz et al., JMLR 2021, section 6.
