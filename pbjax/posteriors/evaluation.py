@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from pbjax.posteriors.family import MEAN_FIELD, Family
 from pbjax.posteriors.gaussian import wide_dtype
@@ -31,8 +32,8 @@ def posterior_risk(
     key: jax.Array,
     gaussian: Any,
     losses_fn: Callable[[Any, jax.Array, jax.Array], dict[str, jax.Array]],
-    inputs: jax.Array,
-    labels: jax.Array,
+    inputs: ArrayLike,
+    labels: ArrayLike,
     *,
     num_draws: int,
     draws_per_chunk: int = 16,
@@ -43,8 +44,9 @@ def posterior_risk(
 
     ``(1/m) sum_j (1/n) sum_i loss(w_j, x_i, y_i)``, ``w_j ~ Q`` independent
 
-    A draw of its own for every batch of rows would not do: the Monte-Carlo inversion of a certificate counts draws of the
-    risk on all rows. Draw ``j`` depends on ``key`` and ``j`` only, so chunk sizes change nothing but speed and rounding.
+    A draw of its own for every batch of rows would not do: the Monte-Carlo inversion of a certificate counts draws of
+    the risk on all rows. Draw ``j`` depends on ``key`` and ``j`` only, so chunk sizes change nothing but speed and
+    rounding.
 
     Args:
         key: a random key.
@@ -72,9 +74,11 @@ def posterior_risk(
         >>> bool(abs(risk.mean["squared"] - 1.0) < 5 * risk.standard_error["squared"])
         True
     """
-    for name, count in (("num_draws", num_draws), ("draws_per_chunk", draws_per_chunk), ("rows_per_chunk", rows_per_chunk)):
+    counts = {"num_draws": num_draws, "draws_per_chunk": draws_per_chunk, "rows_per_chunk": rows_per_chunk}
+    for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
+    inputs, labels = jnp.asarray(inputs), jnp.asarray(labels)
     if len(inputs) != len(labels) or len(inputs) == 0:
         raise ValueError(f"need as many labels as inputs and at least one, got {len(labels)} and {len(inputs)}")
     mean, standard_error = _posterior_risk(
@@ -123,7 +127,8 @@ def _posterior_risk(
         def add(total: Any, rows: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, sums(draws, rows)), None
 
-        start = jax.tree.map(jnp.zeros_like, jax.eval_shape(partial(sums, draws), jax.tree.map(lambda a: a[0], chunked)))
+        first = jax.tree.map(lambda leaf: leaf[0], chunked)
+        start = jax.tree.map(jnp.zeros_like, jax.eval_shape(partial(sums, draws), first))
         total, _ = jax.lax.scan(add, start, chunked)
         if n % rows_per_chunk:
             total, _ = add(total, remainder)

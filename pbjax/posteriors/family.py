@@ -32,9 +32,7 @@ class Family(NamedTuple):
 
 
 def _rescale(q: gaussian.Gaussian, factor: Any) -> gaussian.Gaussian:
-    return gaussian.Gaussian(
-        q.mean, jax.tree.map(lambda leaf: leaf + jnp.log(factor).astype(leaf.dtype), q.log_scale)
-    )
+    return gaussian.Gaussian(q.mean, jax.tree.map(lambda leaf: leaf + jnp.log(factor).astype(leaf.dtype), q.log_scale))
 
 
 def _identity(q: Any) -> Any:

@@ -1,8 +1,8 @@
 """Gaussians with full covariance over a flattened parameter vector, for small nets.
 
 They split the gap between mean-field and Gibbs posteriors in two: what factorisation costs (diagonal against full
-covariance) and what Gaussianity costs (full covariance against Gibbs). Memory and time grow as ``d^2``; ``d`` up to about
-1,500 is comfortable on a CPU.
+covariance) and what Gaussianity costs (full covariance against Gibbs). Memory and time grow as ``d^2``; ``d`` up to
+about 1,500 is comfortable on a CPU.
 
 Symbols: ``d`` parameters, ``mu [d]`` mean, ``C = T T'`` covariance, ``T`` lower triangular with positive diagonal.
 """

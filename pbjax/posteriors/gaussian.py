@@ -79,12 +79,16 @@ def sample(key: jax.Array, gaussian: Gaussian, *, shape: tuple[int, ...] = ()) -
     """
     means, structure = jax.tree.flatten(gaussian.mean)
     log_scales = structure.flatten_up_to(gaussian.log_scale)
-    keys = jax.random.split(key, len(means)) if means else []
-    draws = []
-    for leaf_key, mean, log_scale in zip(keys, means, log_scales, strict=True):
-        noise = jax.random.normal(leaf_key, (*shape, *mean.shape), mean.dtype)
-        leading = tuple(range(len(shape)))  # explicit, because rank promotion may be forbidden
-        draws.append(jnp.expand_dims(mean, leading) + jnp.expand_dims(jnp.exp(log_scale), leading) * noise)
+    if not means:
+        return gaussian.mean
+    # One call for all leaves: every call of the generator costs a fraction of a second to compile on a CPU.
+    noise = jax.random.normal(key, (*shape, sum(mean.size for mean in means)), jnp.result_type(*means))
+    leading = tuple(range(len(shape)))  # explicit, because rank promotion may be forbidden
+    draws, start = [], 0
+    for mean, log_scale in zip(means, log_scales, strict=True):
+        part = noise[..., start : start + mean.size].reshape(*shape, *mean.shape).astype(mean.dtype)
+        draws.append(jnp.expand_dims(mean, leading) + jnp.expand_dims(jnp.exp(log_scale), leading) * part)
+        start += mean.size
     return jax.tree.unflatten(structure, draws)
 
 

@@ -1,6 +1,6 @@
 """Training a grid of posteriors at once and keeping the best of each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -52,9 +52,9 @@ def train_grid(
     objective: str,
     n: int,
     delta: float,
-    learning_rates: ArrayLike,
-    initial_scales: ArrayLike,
-    beta: ArrayLike | None = None,
+    learning_rates: ArrayLike | Sequence[float],
+    initial_scales: ArrayLike | Sequence[float],
+    beta: ArrayLike | Sequence[float] | None = None,
     evaluation_draws: int = 64,
     rows_per_chunk: int = 1024,
     family: Family = MEAN_FIELD,
@@ -64,8 +64,8 @@ def train_grid(
     """Train for all of ``beta x learning_rates x initial_scales`` as one program; keep the best run for each ``beta``.
 
     All runs share minibatches and noise. They are compared by their objective on all data, with fresh draws that they
-    share too. The search is free: PAC-Bayes bounds hold for all posteriors at once. A search over *priors* is not; pay a
-    union bound for it.
+    share too. The search is free: PAC-Bayes bounds hold for all posteriors at once. A search over *priors* is not; pay
+    a union bound for it.
 
     Args:
         key: a random key.
@@ -102,7 +102,7 @@ def train_grid(
     """
     for name, values in (("beta", beta), ("learning_rates", learning_rates), ("initial_scales", initial_scales)):
         if values is not None:
-            check_positive(name, values)
+            check_positive(name, jnp.asarray(values))
     rates, scales = (jnp.atleast_1d(jnp.asarray(values, jnp.float32)) for values in (learning_rates, initial_scales))
     betas = None if beta is None else jnp.atleast_1d(jnp.asarray(beta, wide_dtype()))
     shape = (1 if betas is None else betas.size, rates.size, scales.size)

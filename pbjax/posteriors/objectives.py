@@ -3,9 +3,11 @@
 Symbols: ``L`` empirical risk in [0,1]; ``n`` examples; ``beta`` total inverse temperature; ``kl`` in nats.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from pbjax import bounds
@@ -17,17 +19,20 @@ OBJECTIVES = ("lambda", "quadratic", "mcallester", "bbb", "pac_bayes_kl")
 
 def make_objective(
     name: str, *, n: int, delta: float, beta: ArrayLike | None = None, eta: ArrayLike | None = None
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
+) -> Callable[[ArrayLike, ArrayLike], jax.Array]:
     """A function ``(risk, kl) -> scalar`` to minimise.
+
+    Where a bound is vacuous, ``pbjax.bounds`` says 1.0, which has no slope. An objective goes on above 1 instead, so
+    that training finds its way from a start with a large KL.
 
     =================  ==============================================================================
     ``lambda``         with ``beta``: ``L + kl / beta``, the lambda bound at the fixed ``lambda = beta / n`` up to
                        constants; its minimiser over all posteriors is the Gibbs posterior ``Q_beta``
-    ``lambda``         without ``beta``: the lambda bound at its best lambda
+    ``lambda``         without ``beta``: the lambda bound at its best lambda, which is the quadratic bound
     ``quadratic``      ``(sqrt(L + k) + sqrt(k))^2``, ``k = (kl + log(2 sqrt(n) / delta)) / (2 n)``
     ``mcallester``     ``L + sqrt(k)``
     ``bbb``            ``L + eta kl / n`` (that is ``beta = n / eta``)
-    ``pac_bayes_kl``   the inverse of ``kl(L || .) <= 2 k``
+    ``pac_bayes_kl``   the largest ``p`` with ``kl(L || p) <= 2 k``; quadratic where ``p`` is 1 up to rounding
     =================  ==============================================================================
 
     Args:
@@ -50,21 +55,29 @@ def make_objective(
     if name not in OBJECTIVES:
         raise ValueError(f"unknown objective {name!r}; choose one of {', '.join(OBJECTIVES)}")
     if beta is not None and name != "lambda":
-        raise ValueError(f"objective {name!r} has no inverse temperature, got beta={beta}; use 'lambda' for a fixed beta")
+        raise ValueError(f"objective {name!r} has no inverse temperature, got beta={beta}; use 'lambda' for one")
     if eta is not None and name != "bbb":
         raise ValueError(f"objective {name!r} has no KL weight, got eta={eta}; use 'bbb'")
 
-    def objective(risk: jax.Array, kl: jax.Array) -> jax.Array:
-        if name == "lambda" and beta is not None:
-            return risk + kl / beta
-        if name == "lambda":
-            return bounds.lambda_bound(risk, kl, n=n, delta=delta)
-        if name == "quadratic":
-            return bounds.quadratic(risk, kl, n=n, delta=delta)
-        if name == "mcallester":
-            return bounds.mcallester(risk, kl, n=n, delta=delta)
+    log_term = math.log(2 * math.sqrt(n) / delta)
+
+    def quadratic(risk: jax.Array, half: jax.Array) -> jax.Array:
+        return jnp.square(jnp.sqrt(risk + half) + jnp.sqrt(half))
+
+    def objective(risk: ArrayLike, kl: ArrayLike) -> jax.Array:
+        risk, kl = jnp.asarray(risk), jnp.asarray(kl)
         if name == "bbb":
             return risk + (0.1 if eta is None else eta) * kl / n
-        return bounds.pac_bayes_kl(risk, kl, n=n, delta=delta)
+        if beta is not None:
+            return risk + kl / beta
+        half = (kl + log_term) / (2 * n)
+        if name == "mcallester":
+            return risk + jnp.sqrt(half)
+        if name == "pac_bayes_kl":
+            # 1 - p falls like exp(-2 half / (1 - risk)): past 10 its slope is lost in rounding.
+            flat = 2 * half >= 10 * (1 - risk)
+            inverse = bounds.kl_inverse(jnp.where(flat, 0.5, risk), jnp.where(flat, 0.5, 2 * half))
+            return jnp.where(flat, quadratic(risk, half), inverse)
+        return quadratic(risk, half)
 
     return objective

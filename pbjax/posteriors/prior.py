@@ -31,7 +31,8 @@ def fan_in_prior(params: Any, *, scale: ArrayLike, centre: Any = None) -> Gaussi
         A ``Gaussian`` with the structure of ``params``.
 
     Raises:
-        ValueError: for a non-positive ``scale``, an array that has no kernel beside it, or a ``centre`` of other shapes.
+        ValueError: for a non-positive ``scale``, an array that has no kernel beside it, or a ``centre`` of
+            other shapes.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,7 +1,7 @@
 """Training a posterior on a bound: one scan, ready for ``vmap`` over replicas.
 
-Everything that a sweep varies (``beta``, ``eta``, learning rate, initial posterior, prior, keys) may be traced, so a grid
-of runs is one ``vmap`` of ``train``. Keep ``data`` and ``batch_key`` out of the ``vmap``: replicas then share each
+Everything that a sweep varies (``beta``, ``eta``, learning rate, initial posterior, prior, keys) may be traced, so a
+grid of runs is one ``vmap`` of ``train``. Keep ``data`` and ``batch_key`` out of the ``vmap``: replicas then share each
 minibatch, the gather is done once, and the first layer of all replicas is one matrix product.
 """
 
@@ -137,7 +137,7 @@ def train(
             check_positive(name, value)
     rows = {jnp.shape(leaf)[0] for leaf in jax.tree.leaves(data)}
     if rows != {n}:
-        raise ValueError(f"n = {n} but data has {sorted(rows)} rows; the bound must count the rows that it is trained on")
+        raise ValueError(f"n = {n} but data has {sorted(rows)} rows; the bound must count the training rows")
     batch_size = n if batch_size is None else batch_size
     if not 1 <= batch_size <= n:
         raise ValueError(f"batch_size must be in 1..{n}, got {batch_size}")
