@@ -7,16 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jax.typing import ArrayLike
 
-from pbjax import _checks
-from pbjax.certificates.certificate import (
-    Certificate,
-    as_value,
-    check_union,
-    kl_upper_limit,
-    log_term,
-    pac_bayes_kl_limit,
-    split_delta,
-)
+from pbjax import _checks, bounds
+from pbjax.certificates.certificate import Certificate, as_value, check_union, split_delta
 from pbjax.certificates.limits import Limits, Means
 from pbjax.evidence import SampleStatistics
 from pbjax.evidence.integration import check_ladder
@@ -68,6 +60,11 @@ def _rungs(rungs_inspected: Sequence[int] | None, size: int) -> tuple[int, ...]:
     return rungs
 
 
+def _pac_bayes_kl(risk: np.ndarray, kl: np.ndarray, *, n: int, delta: float) -> np.ndarray:
+    # A KL that comes out negative is noise or a broken sampler: 0 is the value on the safe side.
+    return np.asarray(bounds.pac_bayes_kl(risk, np.where(kl < 0, 0.0, kl), n=n, delta=delta), dtype=np.float64)
+
+
 def _surrogate_values(betas: np.ndarray, limits: Limits, *, n: int, delta: float) -> np.ndarray:
     """The largest PAC-Bayes-kl bound over all values of m(b) inside its limits, given the limit on Λ; for k ≥ 1.
 
@@ -78,14 +75,12 @@ def _surrogate_values(betas: np.ndarray, limits: Limits, *, n: int, delta: float
     beta, neg_log_z = betas[1:], limits.neg_log_z[1:]
     low, high = limits.energy_low[1:], limits.energy_high[1:]
     ends = np.stack([low, high])
-    complexity = np.maximum(neg_log_z - beta * ends, 0) + 2 * _EPS * (neg_log_z + beta)
-    value = np.max(pac_bayes_kl_limit(ends, complexity, n=n, delta=delta), axis=0)
-    total = (neg_log_z + log_term(n, delta)) / n * (1 + 4 * _EPS)
-    peak = np.expm1(-total) / np.expm1(-beta / n) * (1 + 8 * _EPS)
-    # From peak ≥ 1 on, g increases up to q = 1 and its value at `high` is the largest.
-    inner = np.minimum(peak, 1)
-    at = inner * np.exp(-beta / n) / (1 + inner * np.expm1(-beta / n))
-    inside = (peak < 1) & (low - 1e-9 <= at) & (at <= high + 1e-9)
+    kl = neg_log_z - beta * ends + 2 * _EPS * (neg_log_z + beta)
+    value = np.max(_pac_bayes_kl(ends, kl, n=n, delta=delta), axis=0)
+    peak = np.asarray(bounds.free_energy(neg_log_z, beta, n=n, delta=delta), dtype=np.float64)
+    at = peak * np.exp(-beta / n) / (1 + peak * np.expm1(-beta / n))
+    # Where p* is clipped at 1, g increases up to q = 1 and its value at `high` is the largest.
+    inside = (peak < 1) & (low - 1e-6 <= at) & (at <= high + 1e-6)
     return np.where(inside, np.maximum(value, peak), value)
 
 
@@ -94,7 +89,7 @@ def _plug_in_errors(
 ) -> np.ndarray:
     """Delta method: standard error of kl⁻¹(risk_k, (KL_k + log)/n) at the estimates, KL the trapezium; for k ≥ 1."""
     q = (energy if risk is None else risk).mean[1:]
-    p = kl_upper_limit(q, (kl[1:] + log_term(n, delta)) / n)
+    p = _pac_bayes_kl(q, kl[1:], n=n, delta=delta)
     regular = (q > 0) & (p < 1)
     p_, q_ = np.where(regular, p, 0.5), np.where(regular, q, 0.25)
     by_c = p_ * (1 - p_) / (p_ - q_)
@@ -164,27 +159,29 @@ def certify(
     certified_means = (heat if certified is None else certified).mean
     details, kl_high = {}, high
     if limits is None:
-        values = pac_bayes_kl_limit(certified_means[1:], middle[1:], n=n, delta=event)
+        values = _pac_bayes_kl(certified_means[1:], middle[1:], n=n, delta=event)
     else:
         details = limits.details
         if certified is None:
             values = _surrogate_values(ladder, limits, n=n, delta=event)
             kl_high = np.maximum(limits.neg_log_z - ladder * limits.energy_low, high)
         else:
-            values = pac_bayes_kl_limit(limits.risk[1:], limits.kl[1:], n=n, delta=event)
+            values = _pac_bayes_kl(limits.risk[1:], limits.kl[1:], n=n, delta=event)
             kl_high = np.maximum(limits.kl, high)
     errors = _plug_in_errors(ladder, heat, certified, middle, n=n, delta=event)
 
+    # The whole ladder, shared by all certificates: a copy of each one's own part would take K² numbers.
+    common = {
+        "betas": ladder.tolist(),
+        "mean_energies": heat.mean.tolist(),
+        "standard_errors": heat.standard_error.tolist(),
+        "rungs_inspected": list(rungs),
+        "union": int(union),
+        **details,
+    }
     certificates = []
     for k in range(1, ladder.size):
-        inputs = {
-            "betas": ladder[: k + 1].tolist(),
-            "mean_energies": heat.mean[: k + 1].tolist(),
-            "standard_errors": heat.standard_error[: k + 1].tolist(),
-            "rungs_inspected": list(rungs),
-            "union": int(union),
-            **details,
-        }
+        inputs = {"rung": k, **common}
         if limits is not None:
             for name in ("neg_log_z", "energy_low", "energy_high", "risk"):
                 inputs[f"limit_{name}"] = float(getattr(limits, name)[k])

@@ -6,12 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-
-from pbjax import _checks, bounds
-
-_EPS = float(np.finfo(np.float64).eps)
+from pbjax import _checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,97 +127,3 @@ def split_delta(delta: float, *, union: int, shares: dict[str, float]) -> dict[s
     if union > 1:
         ledger["union"] = delta - own
     return ledger
-
-
-def _rounded(x: np.ndarray, direction: float) -> np.ndarray:
-    """In jax's default float, moved to ``direction`` where the cast went the other way."""
-    dtype = np.dtype(jnp.result_type(float))
-    cast = x.astype(dtype)
-    wrong = (cast.astype(np.float64) < x) if direction > 0 else (cast.astype(np.float64) > x)
-    return np.where(wrong, np.nextafter(cast, dtype.type(direction)), cast)
-
-
-def kl_upper_limit(q: Any, c: Any) -> np.ndarray:
-    """kl inversion on the host, safe in either precision of jax: never below sup{p ≥ q: kl(q‖p) ≤ c}.
-
-    Args:
-      q: any shape · in [0,1].
-      c: any shape that broadcasts · at least 0.
-
-    Returns:
-      float64; 1.0 where either is NaN.
-
-    Example:
-      >>> print(kl_upper_limit(0.0, 0.01).round(6))
-      0.00995
-    """
-    q, c = np.broadcast_arrays(np.asarray(q, dtype=np.float64), np.asarray(c, dtype=np.float64))
-    broken = np.isnan(q) | np.isnan(c)
-    high = np.minimum(_rounded(np.where(broken, 1.0, q), np.inf), 1)
-    value = bounds.kl_inverse(jnp.asarray(high), jnp.asarray(_rounded(np.where(broken, np.inf, c), np.inf)))
-    return np.where(broken, 1.0, np.minimum(np.asarray(value, dtype=np.float64), 1.0))
-
-
-def kl_lower_limit(q: Any, c: Any) -> np.ndarray:
-    """The lower twin: never above inf{p ≤ q: kl(q‖p) ≤ c}.
-
-    Args:
-      q: any shape · in [0,1].
-      c: any shape that broadcasts · at least 0.
-
-    Returns:
-      float64; 0.0 where either is NaN.
-
-    Example:
-      >>> print(kl_lower_limit(1.0, 0.01).round(6))
-      0.99005
-    """
-    q, c = np.broadcast_arrays(np.asarray(q, dtype=np.float64), np.asarray(c, dtype=np.float64))
-    broken = np.isnan(q) | np.isnan(c)
-    low = np.maximum(_rounded(np.where(broken, 0.0, q), -np.inf), 0)
-    value = bounds.kl_inverse_lower(jnp.asarray(low), jnp.asarray(_rounded(np.where(broken, np.inf, c), np.inf)))
-    return np.where(broken, 0.0, np.maximum(np.asarray(value, dtype=np.float64), 0.0))
-
-
-def log_term(n: int, delta: float) -> float:
-    """log(2 sqrt(n)/delta), the price of the PAC-Bayes-kl event, rounded upwards.
-
-    Args:
-      n: number of examples.
-      delta: failure probability of the event.
-
-    Returns:
-      nats.
-
-    Example:
-      >>> round(log_term(1000, 0.05), 4)
-      7.1428
-
-    References:
-      Maurer 2004, A note on the PAC-Bayesian theorem, Theorem 5.
-    """
-    return math.log(2 * math.sqrt(n) / delta) * (1 + 8 * _EPS)
-
-
-def pac_bayes_kl_limit(risk: Any, kl: Any, *, n: int, delta: float) -> np.ndarray:
-    """kl⁻¹(risk, (kl + log(2 sqrt(n)/delta))/n) on the host, every rounding upwards.
-
-    Args:
-      risk: any shape · upper limit on the empirical risk.
-      kl: any shape that broadcasts · upper limit on the KL in nats; below 0 counts as 0.
-      n: number of examples.
-      delta: failure probability of the PAC-Bayes-kl event.
-
-    Returns:
-      float64 in [0,1]; 1.0 where an input is NaN.
-
-    Example:
-      >>> print(pac_bayes_kl_limit(0.02, 50.0, n=1000, delta=0.05).round(3))
-      0.107
-
-    References:
-      Maurer 2004, A note on the PAC-Bayesian theorem, Theorem 5.
-    """
-    kl = np.asarray(kl, dtype=np.float64)
-    c = (np.where(kl < 0, 0.0, kl) + log_term(n, delta)) / n * (1 + 4 * _EPS)
-    return kl_upper_limit(risk, c)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from pbjax.certificates.certificate import kl_lower_limit, kl_upper_limit
+from pbjax import bounds
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -56,6 +56,14 @@ class Limits(NamedTuple):
     risk: np.ndarray
     shares: dict[str, float]
     details: dict[str, float | int | str | list[float]]
+
+
+def _upper(mean: np.ndarray, nats: np.ndarray) -> np.ndarray:
+    return np.asarray(bounds.kl_inverse(mean, nats), dtype=np.float64)
+
+
+def _lower(mean: np.ndarray, nats: np.ndarray) -> np.ndarray:
+    return np.asarray(bounds.kl_inverse_lower(mean, nats), dtype=np.float64)
 
 
 def left_sums(betas: np.ndarray, upper: np.ndarray) -> np.ndarray:
@@ -121,13 +129,13 @@ def unit_limits(
     mean, units = unit(energy)
     price = -math.log(each) / units * (1 + 4 * _EPS)
     broken = np.isnan(mean)
-    high = np.where(broken, np.nan, kl_upper_limit(mean, price))
-    low = np.where(broken, np.nan, kl_lower_limit(mean, price))
+    high = np.where(broken, np.nan, _upper(mean, price))
+    low = np.where(broken, np.nan, _lower(mean, price))
     neg_log_z = left_sums(betas, high)
     risk_high = high
     if risk is not None:
         risk_mean, risk_units = unit(risk)
-        risk_high = kl_upper_limit(risk_mean, -math.log(each) / risk_units * (1 + 4 * _EPS))
+        risk_high = _upper(risk_mean, -math.log(each) / risk_units * (1 + 4 * _EPS))
     return Limits(
         neg_log_z=neg_log_z,
         # Above and below by one rounding each; Λ was rounded up by more.
@@ -232,7 +240,7 @@ def asymptotic_limits(
         price = np.divide(-math.log(each), effective, out=np.full(size, np.inf), where=effective > 0)
         wrong = np.isnan(risk.mean) | np.isnan(risk.standard_error)
         moving = limit(at_rung, Means(*(np.nan_to_num(part) for part in risk)), still)
-        risk_high = np.where(still, kl_upper_limit(risk.mean, price), np.minimum(moving, 1))
+        risk_high = np.where(still, _upper(risk.mean, price) if still.any() else 1.0, np.minimum(moving, 1))
         risk_high = np.where(wrong, 1.0, risk_high)
     return Limits(
         neg_log_z=neg_log_z,

@@ -6,34 +6,26 @@ from __future__ import annotations
 
 import math
 
-import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from pbjax import _checks, bounds
-from pbjax.certificates.certificate import (
-    Certificate,
-    as_value,
-    check_union,
-    kl_upper_limit,
-    log_term,
-    pac_bayes_kl_limit,
-    split_delta,
-)
+from pbjax.certificates.certificate import Certificate, as_value, check_union, split_delta
 
 
 def mean_field(
-    empirical_mean: float,
+    empirical_mean: ArrayLike,
     num_draws: int,
-    kl: float,
+    kl: ArrayLike,
     *,
     n: int,
     delta: float,
     loss: str,
     union: int = 1,
-    beta: float | None = None,
+    beta: ArrayLike | None = None,
     flag: str | None = None,
     monte_carlo_share: float = 0.5,
-    draw_standard_error: float = math.nan,
+    draw_standard_error: ArrayLike = math.nan,
 ) -> Certificate:
     """The two-stage certificate of a posterior that can be sampled exactly and whose KL is known.
 
@@ -61,7 +53,7 @@ def mean_field(
 
     Example:
       >>> print(round(mean_field(0.1, 10_000, 50.0, n=1000, delta=0.05, loss="zero_one").value, 3))
-      0.243
+      0.242
 
     References:
       Langford, Caruana 2001, (Not) bounding the true error; Pérez-Ortiz et al. 2021, Tighter risk certificates for
@@ -73,47 +65,46 @@ def mean_field(
     _checks.check_unit_interval("empirical_mean", empirical_mean, allow_nan=True)
     _checks.check_range("kl", kl, low=0.0, allow_nan=True)
     _checks.check_range("monte_carlo_share", monte_carlo_share, low=0.0, high=1.0, open_low=True, open_high=True)
+    mean, divergence = float(np.asarray(empirical_mean)), float(np.asarray(kl))
     ledger = split_delta(
         delta, union=union, shares={"pac_bayes_kl": 1 - monte_carlo_share, "risk_upper": monte_carlo_share}
     )
-    event = ledger["pac_bayes_kl"]
-    risk = kl_upper_limit(empirical_mean, -math.log(ledger["risk_upper"]) / num_draws * (1 + 1e-15))
-    if math.isnan(empirical_mean):
-        risk = np.asarray(math.nan)
-    value = as_value(float(pac_bayes_kl_limit(risk, kl, n=n, delta=event)))
+    event, draws = ledger["pac_bayes_kl"], ledger["risk_upper"]
+    value = bounds.two_stage(mean, num_draws, divergence, n=n, delta=event, delta_monte_carlo=draws)
+    risk_high = bounds.sampled_risk(mean, num_draws, delta=draws)
 
     error = math.nan
-    plug_in = float(kl_upper_limit(empirical_mean, (kl + log_term(n, event)) / n))
-    if 0 < empirical_mean < plug_in < 1:
-        slope = math.log(plug_in / (1 - plug_in)) - math.log(empirical_mean / (1 - empirical_mean))
-        error = slope * plug_in * (1 - plug_in) / (plug_in - empirical_mean) * draw_standard_error
+    plug_in = float(bounds.pac_bayes_kl(mean, divergence, n=n, delta=event))
+    if 0 < mean < plug_in < 1:
+        slope = math.log(plug_in / (1 - plug_in)) - math.log(mean / (1 - mean))
+        error = slope * plug_in * (1 - plug_in) / (plug_in - mean) * float(np.asarray(draw_standard_error))
     return Certificate(
-        value=value,
+        value=as_value(float(value)),
         loss=loss,
         route="mean_field",
         assumption="the draws are independent and exact draws from the posterior, and its KL is exact",
         delta=float(delta),
         delta_ledger=ledger,
         n=int(n),
-        beta=None if beta is None else float(beta),
-        empirical_risk=float(empirical_mean),
-        kl=float(kl),
-        kl_low=float(kl),
-        kl_high=float(kl),
-        inputs={"num_draws": int(num_draws), "risk_high": float(risk), "union": int(union)},
+        beta=None if beta is None else float(np.asarray(beta)),
+        empirical_risk=mean,
+        kl=divergence,
+        kl_low=divergence,
+        kl_high=divergence,
+        inputs={"num_draws": int(num_draws), "limit_risk": float(np.asarray(risk_high)), "union": int(union)},
         standard_error=error,
         flag=flag,
     )
 
 
 def test_set(
-    errors: float,
+    errors: ArrayLike,
     *,
     n: int,
     delta: float,
     loss: str = "zero_one",
     union: int = 1,
-    beta: float | None = None,
+    beta: ArrayLike | None = None,
     flag: str | None = None,
     tail: str = "binomial",
 ) -> Certificate:
@@ -153,16 +144,17 @@ def test_set(
     _checks.check_range("errors", errors, low=0.0, high=float(n), allow_nan=True)
     if tail not in ("binomial", "chernoff"):
         raise ValueError(f"tail = {tail!r}: choose 'binomial' for error counts or 'chernoff' for losses in [0, 1]")
-    if tail == "binomial" and not math.isnan(errors) and errors != int(errors):
+    count = float(np.asarray(errors))
+    if tail == "binomial" and not math.isnan(count) and count != int(count):
         raise ValueError(f"errors = {errors}: the binomial tail needs a count; use tail='chernoff' for sums of losses")
     own = delta / union
-    if math.isnan(errors):
+    if math.isnan(count):
         value = math.nan
     elif tail == "binomial":
-        value = float(np.asarray(bounds.test_set(jnp.asarray(int(errors)), n=n, delta=own)))
+        value = float(bounds.test_set(int(count), n=n, delta=own))
     else:
-        value = float(kl_upper_limit(errors / n * (1 + 1e-15), -math.log(own) / n * (1 + 1e-15)))
-    rate = float(errors) / n
+        value = float(np.asarray(bounds.sampled_risk(min(count / n * (1 + 1e-15), 1.0), n, delta=own)))
+    rate = count / n
     return Certificate(
         value=as_value(value),
         loss=loss,
@@ -171,12 +163,15 @@ def test_set(
         delta=float(delta),
         delta_ledger=split_delta(delta, union=union, shares={f"{tail}_tail": 1.0}),
         n=int(n),
-        beta=None if beta is None else float(beta),
+        beta=None if beta is None else float(np.asarray(beta)),
         empirical_risk=rate,
         kl=None,
         kl_low=None,
         kl_high=None,
-        inputs={"errors": float(errors), "tail": tail, "union": int(union)},
+        inputs={"errors": count, "tail": tail, "union": int(union)},
         standard_error=math.sqrt(max(rate * (1 - rate), 0.0) / n) if not math.isnan(rate) else math.nan,
         flag=flag,
     )
+
+
+test_set.__test__ = False  # a bound, whatever pytest makes of its name

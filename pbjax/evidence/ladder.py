@@ -74,16 +74,16 @@ def isotonic_decreasing(values: ArrayLike, weights: ArrayLike | None = None) -> 
       Ayer, Brunk, Ewing, Reid, Silverman 1955, An empirical distribution function for sampling with incomplete
       information.
     """
-    values = np.asarray(values, dtype=np.float64)
-    weights = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
-    if values.ndim != 1 or weights.shape != values.shape:
-        raise ValueError(f"values and weights must be [K] alike, got shapes {values.shape} and {weights.shape}")
-    if not np.all(np.isfinite(values)):
-        raise ValueError(f"values must be finite, got {values}; leave out the rungs that failed")
-    if not np.all(weights > 0):
-        raise ValueError(f"weights must be positive, got {weights}")
+    noisy = np.asarray(values, dtype=np.float64)
+    mass_of = np.ones_like(noisy) if weights is None else np.asarray(weights, dtype=np.float64)
+    if noisy.ndim != 1 or mass_of.shape != noisy.shape:
+        raise ValueError(f"values and weights must be [K] alike, got shapes {noisy.shape} and {mass_of.shape}")
+    if not np.all(np.isfinite(noisy)):
+        raise ValueError(f"values must be finite, got {noisy}; leave out the rungs that failed")
+    if not np.all(mass_of > 0):
+        raise ValueError(f"weights must be positive, got {mass_of}")
     blocks: list[tuple[float, float, int]] = []  # mean, weight, length
-    for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
+    for value, weight in zip(noisy.tolist(), mass_of.tolist(), strict=True):
         block = (value, weight, 1)
         while blocks and blocks[-1][0] < block[0]:
             mean, mass, length = blocks.pop()
