@@ -1,12 +1,16 @@
 """Running experiments: command line, run directory, checkpoints and resuming, host loop, progress, mesh, figures."""
 
+from pbjax.runs import figures
 from pbjax.runs.checkpoint import Checkpoint, CheckpointStore
 from pbjax.runs.config import NOT_HASHED, Configs, RunOptions, config_hash, load_configs, parse
 from pbjax.runs.directory import MetricsLog, RunDirectory
 from pbjax.runs.errors import Interrupted, RunError, command_line_errors
 from pbjax.runs.loop import Phase, Phases, run_chunks
+from pbjax.runs.mesh import replica_mesh, replicate, shard_replicas
+from pbjax.runs.progress import Progress
 from pbjax.runs.provenance import provenance
 from pbjax.runs.results import ROW_FIELDS, Field, check_rows, is_flagged
+from pbjax.runs.tables import markdown_table, print_results
 
 __all__ = [
     "NOT_HASHED",
@@ -19,15 +23,22 @@ __all__ = [
     "MetricsLog",
     "Phase",
     "Phases",
+    "Progress",
     "RunDirectory",
     "RunError",
     "RunOptions",
     "check_rows",
     "command_line_errors",
     "config_hash",
+    "figures",
     "is_flagged",
     "load_configs",
+    "markdown_table",
     "parse",
+    "print_results",
     "provenance",
+    "replica_mesh",
+    "replicate",
     "run_chunks",
+    "shard_replicas",
 ]

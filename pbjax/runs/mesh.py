@@ -1,0 +1,87 @@
+"""Devices as a mesh with axes ("replica", "data"): replicas are spread, data is copied to every device."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXES = ("replica", "data")
+
+
+def replica_mesh(devices: Sequence[Any] | None = None, *, num_replicas: int | None = None) -> Mesh:
+    """A mesh of all devices along "replica" and one along "data".
+
+    Args:
+      devices: the devices to use; None for all of jax's.
+      num_replicas: length of the replica axis of the arrays to come · >= 1. When the number of devices does not divide
+        it, the largest number of devices that does is used and the others stay idle.
+
+    Returns:
+      The mesh, of shape (number of devices used, 1).
+
+    Raises:
+      ValueError: no device, or num_replicas below 1.
+
+    Example:
+      >>> dict(replica_mesh(jax.devices()[:1], num_replicas=5).shape)
+      {'replica': 1, 'data': 1}
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    if not devices:
+        raise ValueError("devices is empty; give at least one device")
+    if num_replicas is not None:
+        if num_replicas < 1:
+            raise ValueError(f"num_replicas = {num_replicas}: must be at least 1")
+        used = max(count for count in range(1, len(devices) + 1) if num_replicas % count == 0)
+        devices = devices[:used]
+    return Mesh(np.array(devices, dtype=object).reshape(-1, 1), AXES)
+
+
+def shard_replicas(mesh: Mesh, tree: Any) -> Any:
+    """Spreads the leading axis of every array over the mesh's replica axis.
+
+    Args:
+      mesh: from `replica_mesh`.
+      tree: arrays and typed keys of shape [R, ...] with the number of devices dividing R.
+
+    Returns:
+      The same tree on the devices of the mesh.
+
+    Raises:
+      ValueError: an array has no leading axis, or the number of devices does not divide it.
+
+    Example:
+      >>> mesh = replica_mesh(jax.devices()[:1])
+      >>> shard_replicas(mesh, {"chain": jnp.zeros((4, 3))})["chain"].sharding.mesh.axis_names
+      ('replica', 'data')
+    """
+    count = mesh.shape["replica"]
+    sharding = NamedSharding(mesh, PartitionSpec("replica"))
+
+    def place(path: Any, leaf: Any) -> jax.Array:
+        shape = jnp.shape(leaf)
+        if not shape or shape[0] % count:
+            raise ValueError(
+                f"{jax.tree_util.keystr(path) or 'the array'} of shape {shape} cannot be spread over {count} devices; "
+                f"the leading axis must be a multiple of {count}: make the mesh with replica_mesh(num_replicas=...)"
+            )
+        return jax.device_put(leaf, sharding)
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def replicate(mesh: Mesh, tree: Any) -> Any:
+    """Copies every array to all devices of the mesh.
+
+    Args:
+      mesh: from `replica_mesh`.
+      tree: arrays and typed keys of any shape.
+
+    Returns:
+      The same tree on the devices of the mesh.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), tree)
