@@ -58,8 +58,9 @@ test: $(VENV)/.stamp-dev  ## install, then run the tests (ARGS='tests/bounds -k 
 test-full: $(VENV)/.stamp-dev  ## the tests with the slow ones
 	$(BIN)/python -m pytest -n $(WORKERS) --run-slow $(ARGS)
 
-lint: $(VENV)/.stamp-dev  ## ruff
+lint: $(VENV)/.stamp-dev  ## ruff: rules and format
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 types: $(VENV)/.stamp-dev  ## pyright
 	$(BIN)/pyright --pythonpath $(BIN)/python

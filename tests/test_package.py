@@ -205,10 +205,16 @@ def test_a_heavy_dependency_is_imported_in_its_place_only(dependency: str):
 
 
 def test_no_experiment_imports_another():
-    experiments = CHECKOUT / "experiments"
-    for path in experiments.glob("*.py"):
-        others = {name for name in imported_names(path) if name.split(".")[0] == "experiments"}
-        assert not others, f"{path.name} imports {sorted(others)}"
+    """An experiment is `experiments/<name>.py`, with helpers of its own in `experiments/_<name>/` if it needs them."""
+    folder = CHECKOUT / "experiments"
+    names = {path.stem for path in folder.glob("*.py") if path.stem != "__init__"}
+    assert names, "there is no experiment"
+    for path in folder.rglob("*.py"):
+        own = path.relative_to(folder).parts[0].removesuffix(".py").lstrip("_")
+        others = {private + name for name in names - {own} for private in ("", "_")}
+        for name in imported_names(path):
+            parts = name.removeprefix("experiments.").split(".")
+            assert parts[0] not in others, f"{path.relative_to(CHECKOUT)} imports {name}"
 
 
 def public_members(room: str) -> list[tuple[str, object]]:
