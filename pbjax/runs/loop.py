@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from pbjax.runs.directory import MetricsLog, RunDirectory
 from pbjax.runs.errors import Interrupted
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """What the loop tells while it runs; `pbjax.runs.progress.Progress` is one."""
 
