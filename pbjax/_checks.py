@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.typing import ArrayLike
 
 
 def concrete(x: Any) -> np.ndarray | None:
@@ -31,7 +30,7 @@ def concrete(x: Any) -> np.ndarray | None:
     return np.asarray(x)
 
 
-def _refuse(name: str, values: np.ndarray, wrong: ArrayLike, remedy: str) -> None:
+def _refuse(name: str, values: np.ndarray, wrong: Any, remedy: str) -> None:
     if np.any(wrong):
         offending = values[np.asarray(wrong)].flat[0]
         raise ValueError(f"{name} = {offending}: {remedy}")
