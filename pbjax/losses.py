@@ -77,7 +77,7 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, reduction: Reduction 
 
 
 def bounded_cross_entropy(
-    logits: ArrayLike, labels: ArrayLike, *, p_min: float, reduction: Reduction = "none", axis: int = -1
+    logits: ArrayLike, labels: ArrayLike, *, p_min: ArrayLike, reduction: Reduction = "none", axis: int = -1
 ) -> jax.Array:
     r"""Cross-entropy with the label's probability clamped at p_min, scaled to [0, 1].
 
@@ -115,7 +115,7 @@ def bounded_cross_entropy(
 
 
 def smooth_bounded_cross_entropy(
-    logits: ArrayLike, labels: ArrayLike, *, ceiling: float, reduction: Reduction = "none", axis: int = -1
+    logits: ArrayLike, labels: ArrayLike, *, ceiling: ArrayLike, reduction: Reduction = "none", axis: int = -1
 ) -> jax.Array:
     r"""Cross-entropy of a probability squeezed into [e^-ceiling, 1 - e^-ceiling], scaled to [0, 1]: smooth everywhere.
 
@@ -176,9 +176,7 @@ def _door(logits: ArrayLike, labels: ArrayLike, reduction: str, axis: int) -> tu
     return logits, labels
 
 
-def _exponentials(
-    logits: jax.Array, labels: jax.Array, axis: int
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def _exponentials(logits: jax.Array, labels: jax.Array, axis: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """exp(logit - largest) of the label and summed over the others, label logit - largest, and whether that is finite.
 
     A traced label outside [0, k) matches no class: its probability is then 0 and its logit -inf.

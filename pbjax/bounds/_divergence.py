@@ -67,7 +67,7 @@ def solve(a: jax.Array, b: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Arra
     # Three lower bounds on F, each solved for d: (p-a)^2/(2p), (p-a)^2/(2 max variance), and p <= 1 in the first term.
     d = c + jnp.sqrt(c) * jnp.sqrt(c + 2 * a)
     d = jnp.minimum(d, jnp.sqrt(2 * c) * jnp.sqrt(jnp.where(a >= 0.5, a * b, 0.25)))
-    entropy = -a * jnp.log(jnp.maximum(a, tiny))
+    entropy = -a * jnp.where(b < 0.5, jnp.log1p(-b), jnp.log(jnp.maximum(a, tiny)))  # a may have rounded to 1
     floor = b * jnp.exp(-(c + entropy) / b)
     r = jnp.maximum(jnp.maximum(floor, b - d), 4 * tiny)
     d = jnp.where(r < half, b - r, jnp.minimum(d, half))

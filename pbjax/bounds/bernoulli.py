@@ -177,7 +177,7 @@ def _root_jvp(primals, tangents):
         jnp.where(b > 0, jnp.maximum(b, 64 * tiny), eps / 2),
         jnp.maximum(d, tiny),
     )
-    p = a_in + d_in
+    p = a + d_in
     # log1p of the positive ratios; the compiler's log1p of a negative argument loses two digits.
     log_odds = jnp.log1p(d_in / a_in) + jnp.where(2 * d <= b_in, jnp.log1p(d_in / r), jnp.log(b_in / r))
     slope_c = p * (r / d_in)
@@ -231,7 +231,7 @@ def _upper(q_bits: jax.Array, c_bits: jax.Array) -> jax.Array:
 @jax.jit
 def _kl_inverse_lower(q: jax.Array, c: jax.Array) -> jax.Array:
     missing = jnp.isnan(q) | jnp.isnan(c)
-    unspent = to_bits(c) == 0  # on the bits: a subnormal c would compare equal to 0
+    unspent = to_bits(c) <= 0  # on the bits: a subnormal c would compare equal to 0
     q = _clip_unit(jnp.where(missing, jnp.zeros_like(q), q))
     c = jnp.where(missing | (c < 0), jnp.zeros_like(c), c)
     d, r = _root(1 - q, q, c)
