@@ -21,6 +21,7 @@ from pbjax.runs.errors import RunError, is_full_disk
 
 _DIGITS = 8
 _DELETED = ".deleted-"
+_OVERHEAD = 65536  # bytes that a checkpoint's own files take, generously
 
 
 class Checkpoint(NamedTuple):
@@ -48,13 +49,15 @@ def _orbax() -> ModuleType:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     # orbax logs each failure with tracebacks of its threads; the exception that it raises says the same once.
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio", "concurrent.futures")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _is_key(leaf: Any) -> bool:
@@ -160,6 +163,10 @@ class CheckpointStore:
             arrays["empty"] = np.zeros(1)
         ocp = _orbax()
         write = getattr(ocp, "save", None) or ocp.save_pytree  # its name before the rename
+        # Looked at first, because orbax's threads are slow and loud to fail.
+        needed = sum(array.nbytes for array in arrays.values()) + _OVERHEAD
+        if shutil.disk_usage(self.directory).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
         if step in self.steps():
             self._remove(step)
         try:

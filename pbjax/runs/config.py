@@ -84,11 +84,18 @@ def load_configs(package: str | Path) -> Configs:
     for path in sorted(directory.glob("*.py")):
         if path.stem.startswith("_"):
             continue
-        module = importlib.import_module(f"{directory.parent.name}.{directory.name}.{path.stem}")
-        if Path(module.__file__ or "").resolve() != path:
+        name = f"{directory.parent.name}.{directory.name}.{path.stem}"
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise
+            module = None
+        if module is None or Path(module.__file__ or "").resolve() != path:
+            found = sys.modules.get(directory.parent.name)
             raise ValueError(
-                f"{module.__name__} was imported from {module.__file__} instead of {path}: "
-                "another package of that name is installed; remove it or run in a clean environment"
+                f"{path} is not what Python imports as {name}: another package called {directory.parent.name} comes "
+                f"first ({getattr(found, '__file__', None)}); remove it from PYTHONPATH or the environment"
             )
         if not hasattr(module, "config"):
             raise ValueError(f"{path} does not define `config`; give it a frozen dataclass of that name")

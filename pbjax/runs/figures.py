@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_Values = ArrayLike | Sequence[Any]
+
 _DPI = 110
 _GREY = "#555555"
 # Okabe and Ito's palette, and a marker of its own for each, so that colour is never the only sign.
@@ -58,7 +60,7 @@ def _tidy(axes: "Axes") -> None:
     axes.set_axisbelow(True)
 
 
-def _beta_axis(axes: "Axes", betas: ArrayLike) -> None:
+def _beta_axis(axes: "Axes", betas: _Values) -> None:
     """A logarithmic axis that has room for beta = 0 at its left end."""
     positive = np.unique([beta for beta in np.asarray(betas, float).ravel() if beta > 0])
     if not positive.size:
@@ -78,9 +80,9 @@ def _beta_axis(axes: "Axes", betas: ArrayLike) -> None:
 
 def _points(
     axes: "Axes",
-    x: Sequence[float],
-    y: Sequence[float],
-    hollow: Sequence[bool],
+    x: _Values,
+    y: _Values,
+    hollow: _Values,
     *,
     colour: str,
     marker: str,
@@ -176,16 +178,16 @@ def certificates_by_temperature(rows: Sequence[Mapping[str, Any]], path: str | P
 
 
 def energy_ladder(
-    betas: ArrayLike,
-    mean: ArrayLike,
+    betas: _Values,
+    mean: _Values,
     *,
-    standard_error: ArrayLike,
-    left: ArrayLike,
-    trapezium: ArrayLike,
-    right: ArrayLike,
+    standard_error: _Values,
+    left: _Values,
+    trapezium: _Values,
+    right: _Values,
     path: str | Path,
-    test_mean: ArrayLike | None = None,
-    flagged: ArrayLike | None = None,
+    test_mean: _Values | None = None,
+    flagged: _Values | None = None,
     loss_name: str = "energy",
 ) -> None:
     """The mean energy along the ladder with its test counterpart, and −log Z between its left and right sums.
@@ -226,7 +228,7 @@ def energy_ladder(
     energy.fill_between(x, y, step="post", color=colour, alpha=0.12, linewidth=0, label="left sum")
     energy.fill_between(x, y, step="pre", color=colour, alpha=0.25, linewidth=0, label="right sum")
     energy.errorbar(x, y, yerr=error, fmt="none", ecolor=colour, elinewidth=1.2, capsize=2.5)
-    _points(energy, list(x), list(y), list(hollow), colour=colour, marker="o", label="training, ± 2 standard errors")
+    _points(energy, x, y, hollow, colour=colour, marker="o", label="training, ± 2 standard errors")
     if test_mean is not None:
         energy.plot(x, np.asarray(test_mean, float), color=_STYLES["mean_field"][0], linestyle="--", label="test")
     energy.set_ylim(bottom=0)
@@ -234,7 +236,7 @@ def energy_ladder(
     normaliser.fill_between(
         x, arrays["right"], arrays["left"], color=colour, alpha=0.2, linewidth=0, label="between right and left sum"
     )
-    _points(normaliser, list(x), list(arrays["trapezium"]), list(hollow), colour=colour, marker="o", label="trapezium")
+    _points(normaliser, x, arrays["trapezium"], hollow, colour=colour, marker="o", label="trapezium")
     normaliser.set_ylabel(r"$-\log Z(\beta)$ in nats")
     normaliser.set_ylim(bottom=0)
     for axes in (energy, normaliser):
@@ -247,10 +249,10 @@ def energy_ladder(
 
 
 def trace_and_r_hat(
-    draws: ArrayLike,
-    r_hat: ArrayLike,
+    draws: _Values,
+    r_hat: _Values,
     *,
-    betas: ArrayLike,
+    betas: _Values,
     path: str | Path,
     threshold: float = 1.05,
     name: str = "L",
@@ -312,7 +314,7 @@ def trace_and_r_hat(
     shown = np.where(np.isfinite(ratio), ratio, np.nan)
     colour = _STYLES["gibbs_asymptotic"][0]
     axes.vlines(x, 1.0, shown, color=colour, linewidth=1, alpha=0.5)
-    _points(axes, list(x), list(shown), list(bad), colour=colour, marker="o", label="R-hat", joined=False)
+    _points(axes, x, shown, bad, colour=colour, marker="o", label="R-hat", joined=False)
     _beta_axis(axes, x)
     axes.set_ylabel(f"R-hat of {name}")
     _tidy(axes)
@@ -325,12 +327,12 @@ def trace_and_r_hat(
 
 def rosenbrock(
     log_density: Callable[[np.ndarray, np.ndarray], ArrayLike],
-    samples: ArrayLike,
+    samples: _Values,
     *,
-    mean: ArrayLike,
-    scale: ArrayLike,
+    mean: _Values,
+    scale: _Values,
     path: str | Path,
-    limits: tuple[float, float, float, float] = (-2.0, 2.0, -1.0, 3.0),
+    limits: tuple[float | int, float | int, float | int, float | int] = (-2.0, 2.0, -1.0, 3.0),
 ) -> None:
     """A curved density in two dimensions: its contours, HMC's draws, and the best factorised Gaussian.
 

@@ -83,7 +83,7 @@ def run_chunks(
     num_chunks: int,
     arguments: tuple[Any, ...] = (),
     store: CheckpointStore | None = None,
-    every_seconds: float = 30.0,
+    every_seconds: float | int = 30.0,
     on_chunk: Callable[[int, Any], None] | None = None,
     metrics: MetricsLog | None = None,
     progress: Reporter | None = None,
@@ -185,7 +185,7 @@ class Phase:
         store: CheckpointStore,
         metrics: MetricsLog,
         *,
-        every_seconds: float,
+        every_seconds: float | int,
         progress: Reporter | None,
     ) -> None:
         self.name = name
@@ -263,7 +263,9 @@ class Phases:
       1 [] 0.1
     """
 
-    def __init__(self, run: RunDirectory, *, every_seconds: float = 30.0, progress: Reporter | None = None) -> None:
+    def __init__(
+        self, run: RunDirectory, *, every_seconds: float | int = 30.0, progress: Reporter | None = None
+    ) -> None:
         self._run = run
         self._every_seconds = every_seconds
         self._progress = progress

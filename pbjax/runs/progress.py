@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,7 +15,7 @@ from rich.text import Text
 from pbjax.runs.tables import format_value
 
 
-def format_seconds(seconds: float | None) -> str:
+def format_seconds(seconds: float | int | None) -> str:
     """A duration for a human.
 
     Args:
@@ -49,7 +49,7 @@ class Progress:
         left. Phases that are not named count for nothing.
       log_level: "quiet" shows nothing.
       every_seconds: shortest time between two plain lines · seconds.
-      stream: where to; standard error by default.
+      stream: text file to write to; standard error by default.
 
     Example:
       >>> import io
@@ -65,10 +65,10 @@ class Progress:
         self,
         title: str,
         *,
-        work: Mapping[str, float] | None = None,
+        work: Mapping[str, float | int] | None = None,
         log_level: str = "info",
-        every_seconds: float = 10.0,
-        stream: IO[str] | None = None,
+        every_seconds: float | int = 10.0,
+        stream: Any = None,
     ) -> None:
         self.title = title
         self._work = dict(work or {})

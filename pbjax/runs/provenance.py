@@ -96,7 +96,7 @@ def provenance() -> dict[str, Any]:
         "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
         "precision": {
             "x64": bool(jax.config.read("jax_enable_x64")),
-            "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+            "matmul_precision": getattr(jax.config, "jax_default_matmul_precision", None) or "default",
         },
         "xla_flags": without_paths(os.environ.get("XLA_FLAGS", "")),
         "git": git_state(),
