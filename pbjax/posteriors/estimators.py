@@ -93,10 +93,9 @@ def local_apply(
         >>> local_apply(jax.random.key(0), q, inputs=jnp.ones((1, 3)), activation="tanh").round(3).tolist()
         [[3.0, 3.0]]
     """
-    if isinstance(activation, str):
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"unknown activation {activation!r}; choose one of {', '.join(ACTIVATIONS)} or a function")
-        activation = getattr(jax.nn, activation)
+    if isinstance(activation, str) and activation not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {activation!r}; choose one of {', '.join(ACTIVATIONS)} or a function")
+    nonlinearity = getattr(jax.nn, activation) if isinstance(activation, str) else activation
     names = [f"Dense_{index}" for index in range(len(gaussian.mean))]
     if set(gaussian.mean) != set(names):
         raise ValueError(f"the local estimator needs layers {names}, got {sorted(gaussian.mean)}; use the direct one")
@@ -110,7 +109,7 @@ def local_apply(
     for index, name in enumerate(names):
         mean, log_scale = gaussian.mean[name], gaussian.log_scale[name]
         if index:
-            values = activation(values)
+            values = nonlinearity(values)
         centre = values @ mean["kernel"]
         variance = values**2 @ jnp.exp(2 * log_scale["kernel"])
         if "bias" in mean:

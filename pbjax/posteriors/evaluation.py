@@ -36,8 +36,8 @@ def posterior_risk(
     labels: ArrayLike,
     *,
     num_draws: int,
-    draws_per_chunk: int = 16,
-    rows_per_chunk: int = 512,
+    draws_per_chunk: int = 32,
+    rows_per_chunk: int = 256,
     family: Family = MEAN_FIELD,
 ) -> PosteriorRisk:
     """Average risks over independent draws, each draw seeing the whole data set.

@@ -144,7 +144,9 @@ def family(params: Any) -> Family:
     """The full-covariance family over trees shaped like ``params``, for ``train``.
 
     Training moves ``log T_ii`` and the rows of ``T`` divided by ``T_ii``: these have no constraint and no unit, so one
-    learning rate suits all of them.
+    learning rate suits all of them. There are ``d^2 / 2`` of the latter and each pays KL for its gradient noise: start
+    from the mean-field optimum (``from_diagonal``), with ``scale_rate`` about 0.03 and several antithetic draws a step.
+    At ``scale_rate`` 1 a 64-16-10 net ends above its mean-field start.
 
     Args:
         params: pytree that fixes the structure of the draws.

@@ -65,7 +65,9 @@ def make_objective(
         return jnp.square(jnp.sqrt(risk + half) + jnp.sqrt(half))
 
     def objective(risk: ArrayLike, kl: ArrayLike) -> jax.Array:
-        risk, kl = jnp.asarray(risk), jnp.asarray(kl)
+        # Risks come in the dtype of the net, KL in the widest; bounds want one.
+        dtype = jnp.result_type(risk, kl, jnp.float32)
+        risk, kl = jnp.asarray(risk, dtype), jnp.asarray(kl, dtype)
         if name == "bbb":
             return risk + (0.1 if eta is None else eta) * kl / n
         if beta is not None:

@@ -206,7 +206,7 @@ def _train(
     total_steps = steps_per_record * num_records
     estimate = estimator or direct_estimator(loss, family, num_samples=num_samples, antithetic=antithetic)
     bound = make_objective(objective, n=n, delta=delta, beta=rates["beta"], eta=rates["eta"])
-    transformation = optimiser(lambda count: rates["learning_rate"] * schedule(count / total_steps))
+    transformation = optimiser(lambda count: rates["learning_rate"] * schedule(jnp.asarray(count) / total_steps))
     batches_per_epoch = n // batch_size
 
     def value(raw: Any, draw_key: jax.Array, batch: Any) -> tuple[jax.Array, TrainingMetrics]:
@@ -231,6 +231,7 @@ def _train(
         raw, optimiser_state, order = carry
         batch, order = next_batch(step, order)
         grads, metrics = jax.grad(value, has_aux=True)(raw, jax.random.fold_in(key, step), batch)
+        updates: Any
         updates, optimiser_state = transformation.update(grads, optimiser_state, raw)
         spread = jax.tree.map(lambda leaf: (rates["scale_rate"] * leaf).astype(leaf.dtype), updates[1])
         raw = optax.apply_updates(raw, type(raw)(updates[0], spread))

@@ -1,5 +1,7 @@
 """Training against a conjugate problem with a known optimum, and its behaviour under vmap, tracing and compilation."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from pbjax import bounds, posteriors
 from pbjax.posteriors import Gaussian, full_covariance
 
 N, DELTA, BETA, PRIOR_SCALE = 40, 0.05, 30.0, 1.5
-COMMON = dict(n=N, delta=DELTA)
+COMMON: dict[str, Any] = dict(n=N, delta=DELTA)
 
 
 def squared_loss(w, batch):
@@ -40,7 +42,7 @@ def exact_risk(mean, covariance, data):
     return 0.5 * (jnp.mean((inputs @ mean - labels) ** 2) + jnp.trace(covariance @ inputs.T @ inputs) / N)
 
 
-OPTIONS = dict(
+OPTIONS: dict[str, Any] = dict(
     objective="lambda", beta=BETA, learning_rate=0.05, num_steps=2000, num_samples=8, antithetic=True, **COMMON
 )  # fmt: skip
 
