@@ -107,14 +107,14 @@ def flag_rungs(
     counts = np.asarray(divergences)
     texts = []
     for rung in range(counts.shape[0]):
+        chosen = [diagnostics[name] for name in names or tuple(diagnostics)]
+        worst_r_hat, worst_ess = max(d.r_hat[rung] for d in chosen), min(d.ess[rung] for d in chosen)
         reasons = []
-        for name in names or tuple(diagnostics):
-            r_hat, ess = diagnostics[name].r_hat[rung], diagnostics[name].ess[rung]
-            if not r_hat < max_r_hat:
-                reasons.append(f"R-hat {name} {r_hat:.3f}")
-            if not ess >= min_ess:
-                reasons.append(f"ESS {name} {ess:.0f}")
+        if not worst_r_hat < max_r_hat:
+            reasons.append(f"R-hat {worst_r_hat:.3f}")
+        if not worst_ess >= min_ess:
+            reasons.append(f"ESS {worst_ess:.0f}")
         if counts[rung]:
             reasons.append(f"{int(counts[rung])} divergences")
-        texts.append("; ".join(reasons))
+        texts.append(", ".join(reasons))
     return texts

@@ -75,7 +75,7 @@ def test_disagreeing_and_stuck_chains_are_flagged():
     bad[2, 0] = bad[2, 0, 0]  # one chain that never moves
     _, diagnostics = summarise(bad)
     texts = flag_rungs({"L": diagnostics}, max_r_hat=1.05, min_ess=50.0, divergences=np.array([0, 0, 0]))
-    assert texts[0] == "" and "R-hat L" in texts[1] and texts[2] != ""
+    assert texts[0] == "" and "R-hat" in texts[1] and texts[2] != ""
     assert "2 divergences" in flag_rungs({"L": diagnostics}, max_r_hat=1.05, min_ess=50.0, divergences=[2, 0, 0])[0]
 
 

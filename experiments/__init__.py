@@ -1,0 +1,1 @@
+"""Experiment scripts; run them from a checkout, `python experiments/gibbs_gap.py --help`."""

@@ -1,0 +1,156 @@
+"""The mean-field side: trained on HMC's own energy at every rung's beta, searched over rates and scales, evaluated."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments._gibbs_gap.problem import Problem
+from pbjax.certificates import mean_field as certify
+from pbjax.posteriors import full_covariance, posterior_risk, train_grid
+from pbjax.runs.progress import Progress
+
+
+def _logits(problem: Problem, params: Any, inputs: jax.Array) -> tuple[jax.Array, int]:
+    if problem.model.apply_columns is not None:
+        return problem.model.apply_columns(params, inputs.T), 0
+    return problem.model.apply(params, inputs), -1
+
+
+def surrogate(problem: Problem) -> Any:
+    """The energy on a batch of rows, `(params, (inputs, labels)) -> scalar`."""
+
+    def loss(params: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+        logits, axis = _logits(problem, params, batch[0])
+        return problem.surrogate(logits, batch[1], axis=axis).mean()
+
+    return loss
+
+
+def _risks(
+    config: Any, problem: Problem, posteriors: Any, keys: jax.Array, *, draws: int, test: bool, family: Any = None
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Mean losses and their standard errors for posteriors on a leading axis [G], all in one program."""
+    data = problem.dataset
+    inputs, labels = (data.test_inputs, data.test_labels) if test else (data.train_inputs, data.train_labels)
+
+    def losses(params: Any, rows: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+        logits, axis = _logits(problem, params, rows)
+        return {name: loss(logits, labels, axis=axis) for name, loss in problem.losses.items()}
+
+    count = keys.shape[0]
+    options = {} if family is None else {"family": family}
+
+    def one(key: jax.Array, posterior: Any, inputs: jax.Array, labels: jax.Array) -> tuple[Any, Any]:
+        risk = posterior_risk(
+            key, posterior, losses, inputs, labels, num_draws=draws, draws_per_chunk=max(1, 16 // count),
+            rows_per_chunk=min(config.rows_per_chunk, 1000), **options,
+        )  # fmt: skip
+        return risk.mean, risk.standard_error
+
+    mean, error = jax.jit(jax.vmap(one, in_axes=(0, 0, None, None)))(
+        keys, posteriors, jnp.asarray(inputs), jnp.asarray(labels)
+    )
+    return jax.tree.map(np.asarray, mean), jax.tree.map(np.asarray, error)
+
+
+def _flat(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
+def best_rungs(config: Any, problem: Problem, risk: np.ndarray, kl: np.ndarray, *, loss: str) -> int:
+    """Rung whose two-stage certificate is least, for one seed: risk and kl [K]. Free: the bound holds for all Q."""
+    values = [
+        certify(
+            r, config.mean_field_rung_draws, k, n=problem.n, delta=config.delta / 2, loss=loss,
+            union=len(config.prior_scale_grid),
+        ).value
+        for r, k in zip(risk, kl, strict=True)
+    ]  # fmt: skip
+    return int(np.argmin(values))
+
+
+def train_and_evaluate(
+    config: Any, problem: Problem, betas: np.ndarray, keys: jax.Array, evaluation_keys: jax.Array, progress: Progress
+) -> dict[str, Any]:
+    """Train at all rungs and seeds in one program; evaluate all of them, and the best with the full number of draws.
+
+    Returns:
+        kl, objective, learning_rate, initial_scale [S, K]; risk, risk_error, test_risk: name -> [S, K]; best: per loss
+        the chosen rung [S] and its risk over `mean_field_draws` fresh draws [S]; seconds.
+    """
+    begin = time.perf_counter()
+    progress.phase("mean_field", 3 + config.full_covariance)
+    rows = (jnp.asarray(problem.dataset.train_inputs), jnp.asarray(problem.dataset.train_labels))
+    loss = surrogate(problem)
+    options: dict[str, Any] = {
+        "objective": "lambda", "n": problem.n, "delta": config.delta / 2, "learning_rates": config.learning_rates,
+        "initial_scales": config.initial_scales, "num_steps": config.mean_field_steps,
+        "batch_size": config.batch_size, "num_samples": config.mean_field_samples,
+    }  # fmt: skip
+    trained = jax.jit(
+        lambda keys, rows: jax.vmap(
+            lambda key: train_grid(key, loss, problem.prior, problem.prior, rows, beta=jnp.asarray(betas), **options)
+        )(keys)
+    )(keys, rows)
+    jax.block_until_ready(trained.kl)
+    progress.advance()
+    seeds, rungs = trained.kl.shape
+    split = jax.vmap(lambda key: jax.random.split(key, rungs + 3))(evaluation_keys)
+    flat = _flat(trained.posterior)
+    flat_keys = split[:, :rungs].reshape(-1)
+    shape = (seeds, rungs)
+    mean, error = _risks(config, problem, flat, flat_keys, draws=config.mean_field_rung_draws, test=False)
+    test, _ = _risks(config, problem, flat, flat_keys, draws=min(200, config.mean_field_rung_draws), test=True)
+    progress.advance()
+    result: dict[str, Any] = {
+        "kl": np.asarray(trained.kl),
+        "objective": np.asarray(trained.objective),
+        "learning_rate": np.asarray(trained.learning_rate),
+        "initial_scale": np.asarray(trained.initial_scale),
+        "risk": {name: x.reshape(shape) for name, x in mean.items()},
+        "risk_error": {name: x.reshape(shape) for name, x in error.items()},
+        "test_risk": {name: x.reshape(shape) for name, x in test.items()},
+        "best": {},
+    }
+    for place, name in enumerate(problem.losses):
+        rung = np.array(
+            [best_rungs(config, problem, result["risk"][name][s], result["kl"][s], loss=name) for s in range(seeds)]
+        )
+        chosen = jax.tree.map(lambda x, rung=rung: x[np.arange(seeds), rung], trained.posterior)
+        mean, error = _risks(
+            config, problem, chosen, split[:, rungs + place], draws=config.mean_field_draws, test=False
+        )
+        result["best"][name] = {"rung": rung, "risk": mean[name], "risk_error": error[name]}
+    progress.advance()
+    if config.full_covariance:
+        result["full_covariance"] = _full(config, problem, betas, result, rows, keys, split[:, -1], options)
+        progress.advance()
+    result["seconds"] = time.perf_counter() - begin
+    return result
+
+
+def _full(
+    config: Any, problem: Problem, betas: np.ndarray, result: dict[str, Any], rows: Any, keys: jax.Array,
+    evaluation_keys: jax.Array, options: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """A full-covariance Gaussian at each seed's best rung for the surrogate."""
+    family = full_covariance.family(problem.prior.mean)
+    rung = result["best"][config.surrogate]["rung"]
+    start = full_covariance.init(problem.prior.mean, scale=1.0)
+    start = start._replace(scale_tril=jnp.diag(jnp.exp(problem.whitening_log_scale())))
+    loss = surrogate(problem)
+    trained = jax.jit(
+        lambda keys, betas, rows: jax.vmap(
+            lambda key, beta: train_grid(key, loss, start, problem.prior, rows, beta=beta, family=family, **options)
+        )(keys, betas)
+    )(keys, jnp.asarray(betas[rung]), rows)
+    posterior = jax.tree.map(lambda x: x[:, 0], trained.posterior)
+    mean, error = _risks(
+        config, problem, posterior, evaluation_keys, draws=config.mean_field_draws, test=False, family=family
+    )
+    return {"rung": rung, "kl": np.asarray(trained.kl[:, 0]), "risk": mean, "risk_error": error}

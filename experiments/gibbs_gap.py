@@ -1,0 +1,308 @@
+"""How much tightness does a PAC-Bayes certificate lose when its posterior must be a factorised Gaussian?
+
+The best posterior for a PAC-Bayes bound is the Gibbs posterior Q_beta, proportional to prior * exp(-beta L). This
+experiment samples it by Hamiltonian Monte Carlo over a ladder of inverse temperatures, integrates KL(Q_beta||prior)
+along the ladder, turns both into certificates, and puts them beside those of mean-field variational inference on the
+same network, prior, energy and delta.
+
+    python experiments/gibbs_gap.py --config digits
+    python experiments/gibbs_gap.py --config mnist14 --data-dir DATA --seeds 0
+
+The question is that of Ujvary et al., "Estimating optimal PAC-Bayes bounds with Hamiltonian Monte Carlo"
+(arXiv 2310.20053). The routes from samples to certificates are pbjax's own; docs/certificates.md has their assumptions.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments._gibbs_gap import mean_field, report, rosenbrock
+from experiments._gibbs_gap.problem import FUNCTIONALS, Problem, make_problem
+from pbjax import evidence, runs
+from pbjax.runs.mesh import replica_mesh, replicate, shard_replicas
+from pbjax.runs.progress import Progress, format_seconds
+from pbjax.sampling import (
+    AnnealState,
+    HMCSettings,
+    LadderState,
+    adapt_chunk,
+    anneal_chunk,
+    freeze,
+    hmc,
+    init_statistics,
+    sample_chunk,
+)
+
+NAME = "gibbs_gap"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs" / NAME
+STREAMED_LAGS = 32
+
+
+def settings(config: Any) -> HMCSettings:
+    """Kernel settings of a config."""
+    return HMCSettings(config.num_integration_steps, config.jitter, config.target_acceptance)
+
+
+def keys(config: Any, stream: str) -> jax.Array:
+    """One key per seed, [S], for a named use."""
+    number = ("prior", "pilot", "pilot_moves", "ladder", "mean_field", "evaluation").index(stream)
+    return jnp.stack([jax.random.fold_in(jax.random.key(seed), number) for seed in config.seeds])
+
+
+def chain_positions(config: Any, stream: str, *, dimension: int) -> jax.Array:
+    """Exact prior draws, one per chain: float32 [S * C, d], seeds varying slowest."""
+    draws = jax.vmap(lambda key: jax.random.normal(key, (config.chains, dimension), jnp.float32))(keys(config, stream))
+    return draws.reshape(-1, dimension)
+
+
+def budget(config: Any) -> dict[str, int]:
+    """Gradients of the energy by phase, all chains counted; evaluations of L alone are not."""
+    chains = len(config.seeds) * config.chains
+    leapfrogs = config.num_integration_steps
+    pilot = config.pilot_rungs * config.pilot_moves * chains * leapfrogs
+    replicas = (config.rungs - 1) * chains
+    return {
+        "pilot_up": pilot + chains,
+        "pilot_down": pilot,
+        "adapt": (config.adapt_moves * leapfrogs + 1) * replicas,
+        "sample": config.draws * leapfrogs * replicas,
+    }
+
+
+def measure_gradient(config: Any, problem: Problem) -> float:
+    """Seconds of one gradient of one replica, measured at the size of the ladder."""
+    replicas = (config.rungs - 1) * config.chains * len(config.seeds)
+    z = jax.random.normal(jax.random.key(0), (replicas, problem.whitening.dimension), jnp.float32)
+    gradient = jax.jit(lambda z, data: jax.vmap(jax.grad(lambda x: problem.energy(x, data)))(z))
+    jax.block_until_ready(gradient(z, problem.data))
+    begin = time.perf_counter()
+    jax.block_until_ready(gradient(z, problem.data))
+    return (time.perf_counter() - begin) / replicas
+
+
+def sample_prior(config: Any, problem: Problem, phase: runs.Phase) -> dict[str, Any]:
+    """The rung beta = 0: independent exact draws, functionals [F, 1, S * C, D]."""
+    begin = time.perf_counter()
+
+    def chunk(state: jax.Array, data: Any) -> tuple[jax.Array, jax.Array]:
+        split = jax.vmap(jax.random.split)(state)
+        z = jax.vmap(lambda key: jax.random.normal(key, (config.chains, problem.whitening.dimension), jnp.float32))(
+            split[:, 1]
+        )
+        values = jax.vmap(lambda x: problem.observe(x, data), out_axes=1)(z.reshape(-1, z.shape[-1]))
+        return split[:, 0], values
+
+    _, values = phase.run_chunks(chunk, keys(config, "prior"), num_chunks=config.draws, arguments=(problem.data,))
+    return {"functionals": np.moveaxis(values, 0, -1)[:, None], "seconds": time.perf_counter() - begin}
+
+
+def anneal(
+    config: Any, problem: Problem, start: AnnealState, betas: np.ndarray, phase: runs.Phase, progress: Progress
+) -> dict[str, Any]:
+    """One walk of the pilot through `betas`; a chunk is a rung."""
+    begin = time.perf_counter()
+
+    def chunk(carry: tuple[AnnealState, jax.Array], betas: jax.Array, data: Any) -> tuple[Any, Any]:
+        state, index = carry
+        state, trace = anneal_chunk(
+            state, jax.lax.dynamic_slice_in_dim(betas, index, 1), energy=lambda z: problem.energy(z, data),
+            settings=settings(config), moves=config.pilot_moves,
+        )  # fmt: skip
+        return (state, index + 1), jax.tree.map(lambda x: x[0], trace)
+
+    def tell(index: int, trace: Any) -> None:
+        row = {
+            "beta": float(betas[index]), "mean_energy": float(trace.mean), "acceptance": float(trace.acceptance),
+            "step_size": float(trace.step_size),
+        }  # fmt: skip
+        phase.log(rung=index, **row)
+        progress.table([row], title=f"{phase.name}, rung {index + 1} of {len(betas)}")
+
+    (state, _), trace = phase.run_chunks(
+        chunk, (start, jnp.zeros((), jnp.int32)), num_chunks=len(betas), arguments=(jnp.asarray(betas), problem.data),
+        on_chunk=tell,
+    )  # fmt: skip
+    return {"state": state, "trace": trace, "seconds": time.perf_counter() - begin}
+
+
+def place_ladder(config: Any, prior: Any, up: Any, down: Any, betas: np.ndarray) -> dict[str, np.ndarray]:
+    """Rungs where the pilot's curve asks for them, with warm starts and step sizes from the nearest pilot rung.
+
+    The first half of every seed's chains starts from the way up (cooling), the second half from the way down
+    (heating): if the two directions disagree, R-hat says so.
+    """
+    down_mean, down_step = down["trace"].mean[::-1], down["trace"].step_size[::-1]
+    means = np.concatenate([[prior["functionals"][0].mean()], (up["trace"].mean + down_mean) / 2])
+    ladder = evidence.place_rungs(
+        np.concatenate([[0.0], betas]), means, num_rungs=config.rungs, beta_max=config.beta_max
+    )[1:]
+    nearest = np.abs(np.log(ladder)[:, None] - np.log(betas)[None]).argmin(1)
+    from_up = up["trace"].position[nearest]
+    from_down = down["trace"].position[::-1][nearest]
+    is_up = (np.arange(from_up.shape[1]) % config.chains) < config.chains // 2
+    positions = np.where(is_up[None, :, None], from_up, from_down)
+    log_steps = np.interp(np.log(ladder), np.log(betas), np.log(np.sqrt(up["trace"].step_size * down_step)))
+    return {"betas": ladder, "positions": positions, "log_steps": log_steps, "is_up": is_up}
+
+
+def place_on_mesh(state: LadderState, replicas: int) -> LadderState:
+    """Replicas over the devices, everything else on all of them."""
+    mesh = replica_mesh(num_replicas=replicas)
+    return replicate(mesh, state)._replace(kernel=shard_replicas(mesh, state.kernel))
+
+
+def adapt(
+    config: Any, problem: Problem, ladder: dict[str, np.ndarray], phase: runs.Phase, progress: Progress
+) -> dict[str, Any]:
+    """Step sizes of every rung, tuned on moves that are thrown away and double as burn-in."""
+    begin = time.perf_counter()
+    betas = jnp.asarray(ladder["betas"])
+    chains = ladder["positions"].shape[1]
+    positions = jnp.asarray(ladder["positions"]).reshape(-1, problem.whitening.dimension)
+    kernel = jax.jit(
+        lambda z, data: hmc.init(z, jnp.repeat(betas, chains), lambda x: problem.energy(x, data))
+    )(positions, problem.data)
+    log_step = jnp.asarray(ladder["log_steps"])
+    state = LadderState(
+        kernel, log_step, jnp.zeros_like(log_step), jnp.zeros((), jnp.int32),
+        init_statistics((len(FUNCTIONALS), len(betas), chains), lags=STREAMED_LAGS), keys(config, "ladder")[0],
+    )  # fmt: skip
+
+    def chunk(state: LadderState, betas: jax.Array, data: Any) -> tuple[LadderState, Any]:
+        return adapt_chunk(
+            state, betas, energy=lambda z: problem.energy(z, data), settings=settings(config),
+            moves=config.moves_per_chunk, total_moves=config.adapt_moves,
+        )  # fmt: skip
+
+    def tell(index: int, acceptance: Any) -> None:
+        rates = np.asarray(acceptance).mean(0)
+        phase.log(chunk=index, acceptance=rates)
+        rows = [{"beta": float(b), "acceptance": float(a)} for b, a in zip(ladder["betas"], rates, strict=True)]
+        progress.table(rows, title="adaptation")
+
+    state, _ = phase.run_chunks(
+        chunk, place_on_mesh(state, len(positions)), num_chunks=config.adapt_moves // config.moves_per_chunk,
+        arguments=(betas, problem.data), on_chunk=tell,
+    )  # fmt: skip
+    return {"state": freeze(state, total_moves=config.adapt_moves), "seconds": time.perf_counter() - begin}
+
+
+def sample(
+    config: Any, problem: Problem, ladder: dict[str, np.ndarray], start: LadderState, phase: runs.Phase,
+    progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """Draws at frozen step sizes: functionals [F, K, S * C, D], acceptance and divergences [K]."""
+    begin = time.perf_counter()
+
+    def chunk(state: LadderState, betas: jax.Array, data: Any) -> tuple[LadderState, Any]:
+        state, (draws, _) = sample_chunk(
+            state, betas, energy=lambda z: problem.energy(z, data), observe=lambda z: problem.observe(z, data),
+            settings=settings(config), draws=config.moves_per_chunk,
+        )  # fmt: skip
+        return state, draws
+
+    def tell(index: int, draws: Any) -> None:
+        means = dict(zip(FUNCTIONALS, np.asarray(draws.functionals).mean(axis=(2, 3)), strict=True))
+        acceptance = np.asarray(draws.acceptance).mean(axis=(1, 2))
+        phase.log(chunk=index, acceptance=acceptance, **means)
+        rows = [
+            {
+                "beta": float(beta), "mean_energy": float(means["energy"][k]), "zero_one": float(means["zero_one"][k]),
+                "test_zero_one": float(means["test_zero_one"][k]), "acceptance": float(acceptance[k]),
+                "step_size": float(step[k]),
+            }
+            for k, beta in enumerate(ladder["betas"])
+        ]  # fmt: skip
+        progress.table(rows, title="rungs, last chunk")
+
+    step = np.exp(np.asarray(start.log_step))
+    replicas = start.kernel.position.shape[0]
+    state, draws = phase.run_chunks(
+        chunk, place_on_mesh(jax.tree.map(jnp.asarray, start), replicas),
+        num_chunks=config.draws // config.moves_per_chunk, arguments=(jnp.asarray(ladder["betas"]), problem.data),
+        on_chunk=tell,
+    )  # fmt: skip
+    joined = jax.tree.map(lambda x: np.concatenate(list(x), axis=-1), draws)
+    return {
+        "functionals": joined.functionals,
+        "acceptance": joined.acceptance.mean(axis=(1, 2)),
+        "divergences": joined.divergent.sum(axis=(1, 2)),
+        "step_size": step,
+        "last": np.asarray(state.kernel.position).reshape(len(step), -1, problem.whitening.dimension),
+        "seconds": time.perf_counter() - begin,
+    }
+
+
+def run(config: Any, out: Path) -> None:
+    """The whole experiment in one run directory; phases that an earlier process finished are read, not computed."""
+    problem = make_problem(config)
+    with runs.RunDirectory(out, experiment=NAME, config=config) as directory:
+        work = budget(config)
+        seconds = measure_gradient(config, problem)
+        if config.log_level != "quiet":
+            print(
+                f"{NAME}: {problem.dataset.name}, n = {problem.n}, {problem.whitening.dimension} parameters, "
+                f"{config.rungs} rungs x {config.chains} chains x {len(config.seeds)} seeds\n"
+                f"{NAME}: budget {sum(work.values()):,} gradients at {1e3 * seconds:.2f} ms, about "
+                f"{format_seconds(sum(work.values()) * seconds)}, and mean-field training and evaluation; "
+                f"results in {out}",
+                flush=True,
+            )
+        betas = np.geomspace(config.beta_min, config.beta_max, config.pilot_rungs)
+        with Progress(NAME, work=work, log_level=config.log_level) as progress:
+            phases = runs.Phases(directory, every_seconds=config.checkpoint_seconds, progress=progress)
+            prior = phases.run("prior", partial(sample_prior, config, problem))
+
+            def start(phase: runs.Phase) -> dict[str, Any]:
+                chains = config.chains * len(config.seeds)
+                first = jnp.full((chains,), betas[0])
+                kernel = jax.jit(lambda z, data: hmc.init(z, first, lambda x: problem.energy(x, data)))(
+                    chain_positions(config, "pilot", dimension=problem.whitening.dimension), problem.data
+                )
+                step = jnp.log(1.5 / problem.whitening.dimension**0.25)
+                key = keys(config, "pilot_moves")[0]
+                state = AnnealState(kernel, jnp.asarray(step, jnp.float64), jnp.asarray(betas[0]), key)
+                return anneal(config, problem, state, betas, phase, progress)
+
+            up = phases.run("pilot_up", start)
+            turned = jax.tree.map(jnp.asarray, up["state"])
+            down = phases.run(
+                "pilot_down", lambda phase: anneal(config, problem, turned, betas[::-1].copy(), phase, progress)
+            )
+            ladder = place_ladder(config, prior, up, down, betas)
+            adapted = phases.run("adapt", lambda phase: adapt(config, problem, ladder, phase, progress))
+            sampled = phases.run(
+                "sample", lambda phase: sample(config, problem, ladder, adapted["state"], phase, progress)
+            )
+            trained = phases.run(
+                "mean_field",
+                lambda phase: mean_field.train_and_evaluate(
+                    config, problem, ladder["betas"], keys(config, "mean_field"), keys(config, "evaluation"), progress
+                ),
+            )
+        report.write(config, problem, directory, prior, up, down, ladder, adapted, sampled, trained)
+
+
+@runs.command_line_errors()
+def main(argv: list[str] | None = None) -> None:
+    """Command line."""
+    jax.config.update("jax_enable_x64", True)
+    config, out = runs.parse(NAME, runs.load_configs(CONFIGS), argv, default="digits")
+    if hasattr(config, "curvature"):
+        rosenbrock.run(config, out)
+    else:
+        run(config, out)
+
+
+if __name__ == "__main__":
+    main()
