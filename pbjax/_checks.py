@@ -6,8 +6,8 @@ called it must be total instead (clip, or return the vacuous bound).
 
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 
 def concrete(x: Any) -> np.ndarray | None:
@@ -22,10 +22,11 @@ def concrete(x: Any) -> np.ndarray | None:
     Example:
       >>> concrete(0.5)
       array(0.5)
+      >>> import jax
       >>> jax.jit(lambda x: 1.0 if concrete(x) is None else 0.0)(0.5).item()
       1.0
     """
-    if isinstance(x, jax.core.Tracer):
+    if isinstance(x, Tracer):
         return None
     return np.asarray(x)
 

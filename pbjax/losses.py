@@ -70,7 +70,7 @@ def cross_entropy(logits: ArrayLike, labels: ArrayLike, *, reduction: Reduction 
       2.3026
 
     References:
-      Perez-Ortiz et al., "Tighter risk certificates for neural networks", JMLR 2021, section 6.
+      Perez-Ortiz et al., "Tighter risk certificates for neural networks", JMLR 2021.
     """
     logits, labels = _door(logits, labels, reduction, axis)
     return _reduce(_negative_log_likelihood(logits, labels, axis), reduction)
@@ -104,7 +104,7 @@ def bounded_cross_entropy(
       1.0
 
     References:
-      Perez-Ortiz et al., "Tighter risk certificates for neural networks", JMLR 2021, section 6.
+      Perez-Ortiz et al., "Tighter risk certificates for neural networks", JMLR 2021.
     """
     logits, labels = _door(logits, labels, reduction, axis)
     check_range("p_min", p_min, low=0.0, high=1.0, open_low=True, open_high=True)

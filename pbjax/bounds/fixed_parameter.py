@@ -100,9 +100,10 @@ def catoni_grid(
     risk, kl, n, delta = as_floats((risk, kl, n, delta), (1, 1, -1, -1))
     parameters, weights = as_floats((parameters, weights), (0, -1))
     dtype = jnp.promote_types(risk.dtype, parameters.dtype)
-    column = [jnp.broadcast_to(x[..., None].astype(dtype), (*risk.shape, *shape)) for x in (risk, kl, n, delta)]
-    row = [jnp.broadcast_to(x.astype(dtype), column[0].shape) for x in (parameters, weights)]
-    return jnp.min(_catoni(*column, row[0], -jnp.log(row[1])), axis=-1)
+    full = (*risk.shape, *shape)
+    risk, kl, n, delta = (jnp.broadcast_to(x[..., None].astype(dtype), full) for x in (risk, kl, n, delta))
+    parameters, weights = (jnp.broadcast_to(x.astype(dtype), full) for x in (parameters, weights))
+    return jnp.min(_catoni(risk, kl, n, delta, parameters, -jnp.log(weights)), axis=-1)
 
 
 def _check_parameter(name: str, value: ArrayLike) -> None:

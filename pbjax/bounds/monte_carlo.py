@@ -1,7 +1,7 @@
 """Certificates when the empirical risk of the posterior is itself an average over finitely many posterior draws."""
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,16 @@ class Interval(NamedTuple):
 
     lower: jax.Array
     upper: jax.Array
+
+
+@overload
+def sampled_risk(
+    mean: ArrayLike, m: ArrayLike, *, delta: ArrayLike, two_sided: Literal[False] = False
+) -> jax.Array: ...
+
+
+@overload
+def sampled_risk(mean: ArrayLike, m: ArrayLike, *, delta: ArrayLike, two_sided: Literal[True]) -> Interval: ...
 
 
 def sampled_risk(mean: ArrayLike, m: ArrayLike, *, delta: ArrayLike, two_sided: bool = False) -> jax.Array | Interval:
@@ -100,7 +110,7 @@ def two_stage(
       0.049
 
     References:
-      Langford and Caruana, "(Not) bounding the true error", NeurIPS 2001; Perez-Ortiz et al., JMLR 2021, section 6.
+      Langford and Caruana, "(Not) bounding the true error", NeurIPS 2001; Perez-Ortiz et al., JMLR 2021.
     """
     check_range("kl", kl, low=0.0, allow_nan=True)
     check_n(n, allow_nan=True)

@@ -234,7 +234,7 @@ def free_energy(
       0.1086
 
     References:
-      Catoni, "PAC-Bayesian supervised classification", 2007, Theorem 1.2.1, for fixed beta; the uniform form inserts
+      Catoni, "PAC-Bayesian supervised classification", 2007, Theorem 1.2.6, for fixed beta; the uniform form inserts
       kl(q||p) >= -C q - log(1 - p(1 - exp(-C))), C = beta/n, into PAC-Bayes-kl.
     """
     check_range("neg_log_z", neg_log_z, low=0.0, allow_nan=True)
