@@ -152,7 +152,17 @@ def place_ladder(config: Any, prior: Any, up: Any, down: Any, betas: np.ndarray)
     is_up = (np.arange(from_up.shape[1]) % config.chains) < config.chains // 2
     positions = np.where(is_up[None, :, None], from_up, from_down)
     log_steps = np.interp(np.log(ladder), np.log(betas), np.log(np.sqrt(up["trace"].step_size * down_step)))
-    return {"betas": ladder, "positions": positions, "log_steps": log_steps, "is_up": is_up}
+    curvature = (up["trace"].curvature[nearest] + down["trace"].curvature[::-1][nearest]) / 2
+    if config.precondition:
+        # The prior alone has curvature 1, which also keeps a coordinate that the pilot hardly saw from a huge step.
+        inverse_mass = 1.0 / np.maximum(curvature, 1.0)
+        log_steps = np.full(len(ladder), np.log(1.0 / curvature.shape[1] ** 0.25))
+    else:
+        inverse_mass = np.ones_like(curvature)
+    return {
+        "betas": ladder, "positions": positions, "log_steps": log_steps, "is_up": is_up,
+        "inverse_mass": inverse_mass.astype(np.float32),
+    }  # fmt: skip
 
 
 def place_on_mesh(state: LadderState, replicas: int) -> LadderState:
@@ -174,7 +184,7 @@ def adapt(
     )(positions, problem.data)
     log_step = jnp.asarray(ladder["log_steps"])
     state = LadderState(
-        kernel, log_step, jnp.zeros_like(log_step), jnp.zeros((), jnp.int32),
+        kernel, log_step, jnp.asarray(ladder["inverse_mass"]), jnp.zeros_like(log_step), jnp.zeros((), jnp.int32),
         init_statistics((len(FUNCTIONALS), len(betas), chains), lags=STREAMED_LAGS), keys(config, "ladder")[0],
     )  # fmt: skip
 
@@ -287,8 +297,9 @@ def run(config: Any, out: Path) -> None:
             trained = phases.run(
                 "mean_field",
                 lambda phase: mean_field.train_and_evaluate(
-                    config, problem, ladder["betas"], keys(config, "mean_field"), keys(config, "evaluation"), progress
-                ),
+                    config, problem, np.concatenate([ladder["betas"], config.mean_field_betas]),
+                    keys(config, "mean_field"), keys(config, "evaluation"), progress,
+                ),  # fmt: skip
             )
         report.write(config, problem, directory, prior, up, down, ladder, adapted, sampled, trained)
 

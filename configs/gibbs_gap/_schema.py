@@ -61,6 +61,8 @@ class GibbsGap(RunOptions):
     """Inverse temperature of the highest rung."""
     num_integration_steps: int = 16
     """Leapfrog steps a move."""
+    precondition: bool = True
+    """Diagonal mass matrix from the pilot's gradients, on every rung its own; else the identity."""
     jitter: float = 0.2
     """Each move draws its step size from step * [1 - jitter, 1 + jitter]."""
     target_acceptance: float = 0.8
@@ -82,16 +84,20 @@ class GibbsGap(RunOptions):
     rows_per_chunk: int = 2000
     """Rows of data in one block of the energy; the whole data set suits an accelerator."""
 
-    learning_rates: tuple[float, ...] = (0.003, 0.01, 0.03)
+    mean_field_betas: tuple[float, ...] = (4500.0, 7000.0)
+    """Inverse temperatures of mean-field training beside the rungs: its best beta may lie above the ladder."""
+    learning_rates: tuple[float, ...] = (0.03, 0.1)
     """Peak learning rates (Adam, cosine) of mean-field training, searched for every rung."""
-    initial_scales: tuple[float, ...] = (0.1, 0.5)
+    initial_scales: tuple[float, ...] = (0.3, 1.0)
     """Initial posterior scales in units of the prior's, searched for every rung."""
     mean_field_steps: int = 3000
     """Steps of mean-field training."""
-    batch_size: int | None = None
+    batch_size: int | None = 256
     """Rows a step of mean-field training; all by default."""
     mean_field_samples: int = 1
     """Weight draws a step of mean-field training."""
+    mean_field_evaluation_draws: int = 64
+    """Draws, even, with which the runs of the search are compared."""
     mean_field_draws: int = 10_000
     """Draws m of the two-stage certificate of the best mean-field posterior."""
     mean_field_rung_draws: int = 2000

@@ -6,6 +6,8 @@
 from configs.gibbs_gap._schema import GibbsGap
 
 config = GibbsGap(
-    dataset="mnist", pool=2, binary=True, hidden=(50,), beta_min=50.0, beta_max=20_000.0, num_integration_steps=16,
-    pilot_rungs=32, pilot_moves=5, adapt_moves=40, draws=120, moves_per_chunk=4, batch_size=1000,
+    dataset="mnist", pool=2, binary=True, hidden=(50,), beta_min=50.0, beta_max=8000.0, num_integration_steps=12, pilot_rungs=20,
+    pilot_moves=4, adapt_moves=60, draws=120, moves_per_chunk=4, mean_field_betas=(20_000.0, 40_000.0, 80_000.0, 160_000.0),
+    learning_rates=(0.03,), initial_scales=(0.1,), mean_field_steps=6000, mean_field_evaluation_draws=16,
+    mean_field_rung_draws=100,
 )  # fmt: skip

@@ -71,7 +71,7 @@ def _mean_field_rows(
     union = len(config.prior_scale_grid)
     for loss in problem.losses:
         best = trained["best"][loss]
-        for rung, beta in enumerate(betas[1:]):
+        for rung, beta in enumerate(trained["betas"]):
             chosen = rung == best["rung"][seed]
             certificate = certificates.mean_field(
                 best["risk"][seed] if chosen else trained["risk"][loss][seed, rung],
@@ -86,7 +86,7 @@ def _mean_field_rows(
             full = trained["full_covariance"]
             certificate = certificates.mean_field(
                 full["risk"][loss][seed], config.mean_field_draws, full["kl"][seed], n=problem.n,
-                delta=config.delta / 2, loss=loss, union=union, beta=betas[1 + full["rung"][seed]],
+                delta=config.delta / 2, loss=loss, union=union, beta=trained["betas"][full["rung"][seed]],
                 draw_standard_error=full["risk_error"][loss][seed],
             )  # fmt: skip
             rows.append({**certificate.row(), "method": "full_covariance", "test_risk": None})

@@ -107,8 +107,8 @@ def _sample(config: Any, energy: Any) -> dict[str, Any]:
     kernel = hmc.init(positions, jnp.full((chains,), config.beta), energy)
     log_step = jnp.log(jnp.array([0.1]))
     state = LadderState(
-        kernel, log_step, jnp.zeros_like(log_step), jnp.zeros((), jnp.int32), init_statistics((3, 1, chains), lags=8),
-        key,
+        kernel, log_step, jnp.ones((1, 2), jnp.float32), jnp.zeros_like(log_step), jnp.zeros((), jnp.int32),
+        init_statistics((3, 1, chains), lags=8), key,
     )  # fmt: skip
     settings = HMCSettings(config.num_integration_steps, 0.3, 0.8)
     state, _ = jax.jit(

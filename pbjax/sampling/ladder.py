@@ -13,6 +13,7 @@ K rungs, C chains a rung, R = K C replicas with rungs varying slowest, F functio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -35,11 +36,20 @@ class HMCSettings(NamedTuple):
         num_integration_steps: leapfrog steps a move, >= 1.
         jitter: relative half-width of the random step size, in [0, 1).
         target_acceptance: aim of the step-size recursion, in (0, 1).
+        max_trajectory: longest num_integration_steps * step_size that adaptation may choose. A quarter period, pi/2,
+            is best for a Gaussian whose deviations are those of the mass matrix; near half a period a chain only
+            mirrors its position, and a symmetric energy does not change at all.
     """
 
     num_integration_steps: int = 10
     jitter: float = 0.2
     target_acceptance: float = 0.8
+    max_trajectory: float = math.pi / 2
+
+    @property
+    def max_log_step(self) -> float:
+        """Log of the largest step size that adaptation may choose."""
+        return math.log(self.max_trajectory / self.num_integration_steps)
 
 
 class AnnealState(NamedTuple):
@@ -68,6 +78,9 @@ class AnnealTrace(NamedTuple):
         acceptance: [G].
         step_size: [G], the step size after the rung.
         position: warm starts, float32 [G, C, d], the positions after the rung.
+        curvature: mean square of the gradient of the log-density over chains and the later half of the moves, float32
+            [G, d]. In equilibrium its expectation is the mean curvature -d^2 log q / dz_i^2, which is what a diagonal
+            mass matrix wants.
     """
 
     mean: jax.Array
@@ -76,6 +89,7 @@ class AnnealTrace(NamedTuple):
     acceptance: jax.Array
     step_size: jax.Array
     position: jax.Array
+    curvature: jax.Array
 
 
 class LadderState(NamedTuple):
@@ -84,6 +98,7 @@ class LadderState(NamedTuple):
     Attributes:
         kernel: HMCState, leading axis R.
         log_step: [K].
+        inverse_mass: diagonal of the inverse mass matrix of every rung, float32 [K, d]; ones for the identity.
         log_step_sum: [K], sum of log_step over the adaptation moves that count towards the frozen value.
         moves: int32 scalar, moves made.
         statistics: streamed over shape [F, K, C].
@@ -92,6 +107,7 @@ class LadderState(NamedTuple):
 
     kernel: HMCState
     log_step: jax.Array
+    inverse_mass: jax.Array
     log_step_sum: jax.Array
     moves: jax.Array
     statistics: StreamedStatistics
@@ -145,8 +161,8 @@ def anneal_chunk(
     def rung(state: AnnealState, beta: jax.Array) -> tuple[AnnealState, AnnealTrace]:
         kernel = hmc.retemper(state.kernel, jnp.full((chains,), state.beta), jnp.full((chains,), beta))
 
-        def move(carry: tuple[HMCState, jax.Array], key: jax.Array):
-            kernel, log_step = carry
+        def move(carry: tuple[HMCState, jax.Array, jax.Array], at: tuple[jax.Array, jax.Array]):
+            (kernel, log_step, curvature), (key, index) = carry, at
             kernel, info = hmc.step(
                 key,
                 kernel,
@@ -159,16 +175,21 @@ def anneal_chunk(
             log_step = hmc.adapt_log_step(
                 log_step[None], info.acceptance[None], target=settings.target_acceptance, gain=gain
             )[0]
-            return (kernel, log_step), (_risk(kernel, beta), jnp.nan_to_num(info.acceptance).mean())
+            log_step = jnp.minimum(log_step, settings.max_log_step)
+            is_late = index >= moves // 2
+            curvature = curvature + jnp.where(is_late, jnp.square(kernel.logdensity_grad).mean(0), 0.0)
+            return (kernel, log_step, curvature), (_risk(kernel, beta), jnp.nan_to_num(info.acceptance).mean())
 
         key, key_moves = jax.random.split(state.key)
-        (kernel, log_step), (risk, acceptance) = jax.lax.scan(
-            move, (kernel, state.log_step), jax.random.split(key_moves, moves)
+        start = (kernel, state.log_step, jnp.zeros_like(kernel.position[0]))
+        (kernel, log_step, curvature), (risk, acceptance) = jax.lax.scan(
+            move, start, (jax.random.split(key_moves, moves), jnp.arange(moves))
         )
         late = risk[moves // 2 :]
         trace = AnnealTrace(
-            late.mean(), late.var(), late.mean(0), acceptance.mean(), jnp.exp(log_step), kernel.position
-        )
+            late.mean(), late.var(), late.mean(0), acceptance.mean(), jnp.exp(log_step), kernel.position,
+            curvature / (moves - moves // 2),
+        )  # fmt: skip
         return AnnealState(kernel, log_step, jnp.asarray(beta, state.beta.dtype), key), trace
 
     return jax.lax.scan(rung, state, betas)
@@ -187,6 +208,7 @@ def _move(
         energy=energy,
         num_integration_steps=settings.num_integration_steps,
         jitter=settings.jitter,
+        inverse_mass=jnp.repeat(state.inverse_mass, chains, axis=0),
     )
     shape = (betas.shape[0], chains)
     return kernel, jax.tree.map(lambda x: x.reshape(shape), info), key
@@ -225,8 +247,9 @@ def adapt_chunk(
             target=settings.target_acceptance,
             gain=gain / jnp.sqrt(1.0 + state.moves),
         )
+        log_step = jnp.minimum(log_step, settings.max_log_step)
         total = jnp.where(state.moves >= total_moves // 2, state.log_step_sum + log_step, state.log_step_sum)
-        state = LadderState(kernel, log_step, total, state.moves + 1, state.statistics, key)
+        state = state._replace(kernel=kernel, log_step=log_step, log_step_sum=total, moves=state.moves + 1, key=key)
         return state, jnp.nan_to_num(info.acceptance).mean(-1)
 
     return jax.lax.scan(move, state, None, length=moves)

@@ -47,7 +47,7 @@ def start(betas, chains, seed=0, lags=20):
     kernel = hmc.init(z, jnp.repeat(jnp.asarray(betas), chains), energy)
     log_step = jnp.full(len(betas), np.log(0.3))
     return LadderState(
-        kernel, log_step, jnp.zeros_like(log_step), jnp.zeros((), jnp.int32),
+        kernel, log_step, jnp.ones((len(betas), D), jnp.float32), jnp.zeros_like(log_step), jnp.zeros((), jnp.int32),
         init_statistics((1 + D, len(betas), chains), lags=lags), jax.random.key(seed + 1),
     )  # fmt: skip
 

@@ -1,0 +1,143 @@
+"""The whole experiment from the command line, at the size of `smoke`."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+
+from pbjax.runs import ROW_FIELDS
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = (
+    "--config", "smoke", "--draws", "20", "--adapt-moves", "20", "--mean-field-steps", "40", "--log-level", "quiet",
+)  # fmt: skip
+
+
+def command(*arguments, timeout=240):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "experiments" / "gibbs_gap.py"), *arguments],
+        capture_output=True, text=True, timeout=timeout, cwd=ROOT, env=environment,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("gibbs_gap") / "run"
+    done = command(*TINY, "--seeds", "0", "1", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def rows_of(out):
+    return json.loads((out / "results.json").read_text())["rows"]
+
+
+def test_results_hold_every_method_loss_and_seed(finished):
+    out, _ = finished
+    record = json.loads((out / "results.json").read_text())
+    assert record["experiment"] == "gibbs_gap" and len(record["config_hash"]) == 12
+    assert {"versions", "x64"} & set(record["provenance"]) or record["provenance"]
+    rows = record["rows"]
+    found = {(row["method"], row["loss"], row["seed"]) for row in rows}
+    for seed in (0, 1):
+        for loss in ("zero_one", "smooth_bounded_cross_entropy"):
+            for method in ("mean_field", "gibbs_plugin", "gibbs_iid", "gibbs_asymptotic", "gibbs_chains"):
+                assert (method, loss, seed) in found
+        assert ("test_set", "zero_one", seed) in found
+    for row in rows:
+        assert set(ROW_FIELDS) <= set(row)
+        assert 0 <= row["certificate"] <= 1
+        assert np.isclose(sum(row["delta_ledger"].values()), row["delta"], rtol=1e-9)
+        assert row["delta"] == 0.025  # two losses share 0.05
+        assert row["assumption"]
+    table = parquet.read_table(out / "results.parquet")
+    assert table.num_rows == len(rows)
+    assert {path.name for path in (out / "figures").iterdir()} == {
+        "certificates.png", "energy_ladder.png", "trace_and_r_hat.png",
+    }  # fmt: skip
+
+
+def test_seeds_differ_and_routes_are_ordered(finished):
+    out, _ = finished
+    rows = rows_of(out)
+
+    def values(method, seed, loss="smooth_bounded_cross_entropy"):
+        return np.array(
+            [row["certificate"] for row in rows if (row["method"], row["seed"], row["loss"]) == (method, seed, loss)]
+        )
+
+    for method in ("gibbs_plugin", "mean_field"):
+        assert not np.array_equal(values(method, 0), values(method, 1))
+    for seed in (0, 1):
+        # The plug-in value spends nothing on Monte-Carlo limits and takes the trapezium: never above a route.
+        for route in ("gibbs_iid", "gibbs_asymptotic", "gibbs_chains"):
+            assert (values("gibbs_plugin", seed) <= values(route, seed) + 1e-12).all()
+
+
+def test_failed_diagnostics_are_flagged_with_a_warning_and_status_zero(finished):
+    out, done = finished
+    # 20 draws cannot hold 50 effective ones, so every Gibbs row must bear its flag.
+    assert all(row["flag"] for row in rows_of(out) if row["method"].startswith("gibbs"))
+    assert "warning: seed 0, beta" in done.stderr
+
+
+def test_a_finished_run_is_read_and_gives_the_same_rows(finished):
+    out, _ = finished
+    before = rows_of(out)
+    again = command(*TINY, "--seeds", "0", "1", "--out", str(out))
+    assert again.returncode == 0, again.stderr
+    assert rows_of(out) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--config", "nonsense"), "unknown config"),
+        (("--nonsense", "1"), "nonsense"),
+        (("--config", "smoke", "--delta", "1.5"), "delta = 1.5"),
+        (("--config", "smoke", "--prior-scale", "3"), "prior_scale_grid"),
+        (("--config", "smoke", "--limit", "0"), "limit"),
+        (("--config", "smoke", "--seeds"), "seeds"),
+        (("--config", "mnist14", "--data-dir", "nowhere"), "mnist"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_two(tmp_path, arguments, said):
+    done = command(*arguments, "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and said in lines[0], done.stderr
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_another_config_in_the_same_directory_is_refused(finished):
+    out, _ = finished
+    before = (out / "results.json").read_bytes()
+    done = command(*TINY, "--seeds", "0", "1", "--delta", "0.1", "--out", str(out))
+    assert done.returncode == 2 and "delta" in done.stderr
+    assert (out / "results.json").read_bytes() == before
+
+
+def test_nothing_is_certified_below_chance_with_shuffled_labels(tmp_path):
+    done = command(*TINY, "--shuffle-labels", "3", "--seeds", "0", "1", "2", "--beta-max", "2000", "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in rows_of(tmp_path / "run") if row["method"] != "test_set"]
+    for row in rows:
+        # No predictor beats the most frequent class (0.1 of 1,797 digits); a constant one cannot beat uniform
+        # probabilities by more than that imbalance in the surrogate, whose value there is 0.539.
+        assert row["certificate"] > (0.89 if row["loss"] == "zero_one" else 0.53), row
+
+
+def test_rosenbrock_gap_is_positive_and_hmc_meets_quadrature(tmp_path):
+    done = command("--config", "rosenbrock", "--draws", "1000", "--mean-field-steps", "1000", "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    rows = {row["method"]: row for row in rows_of(tmp_path / "run")}
+    error = rows["hmc"]["empirical_risk"] - rows["quadrature"]["empirical_risk"]
+    assert abs(error) < 5 * rows["hmc"]["standard_error"]  # a false alarm once in 1.7 million
+    assert rows["mean_field"]["gap"] > 0.01
+    assert (tmp_path / "run" / "figures" / "rosenbrock.png").exists()
