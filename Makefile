@@ -70,7 +70,7 @@ format: $(VENV)/.stamp-dev  ## let ruff sort imports, mend what it can and forma
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.stamp-run  ## every benchmark in turn
-	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
+	@for benchmark in $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)); do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
 
 constraints:  ## pin the newest compatible versions for all Pythons (needs uv)
 	@test -n "$(UV)" || { echo "make constraints needs uv on the path" >&2; exit 2; }
