@@ -10,6 +10,7 @@ the product that would give the gradient in the inputs.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
@@ -35,7 +36,7 @@ from pbjax.sampling import hmc
 
 def flops(widths: tuple[int, ...], rows: int) -> int:
     """Multiplications and additions of the matrix products in one gradient."""
-    layers = list(zip(widths[:-1], widths[1:], strict=True))
+    layers = list(itertools.pairwise(widths))
     forward = sum(2 * rows * a * b for a, b in layers)
     return 2 * forward + sum(2 * rows * a * b for a, b in layers[1:])
 

@@ -179,9 +179,9 @@ def adapt(
     betas = jnp.asarray(ladder["betas"])
     chains = ladder["positions"].shape[1]
     positions = jnp.asarray(ladder["positions"]).reshape(-1, problem.whitening.dimension)
-    kernel = jax.jit(
-        lambda z, data: hmc.init(z, jnp.repeat(betas, chains), lambda x: problem.energy(x, data))
-    )(positions, problem.data)
+    kernel = jax.jit(lambda z, data: hmc.init(z, jnp.repeat(betas, chains), lambda x: problem.energy(x, data)))(
+        positions, problem.data
+    )
     log_step = jnp.asarray(ladder["log_steps"])
     state = LadderState(
         kernel, log_step, jnp.asarray(ladder["inverse_mass"]), jnp.zeros_like(log_step), jnp.zeros((), jnp.int32),
@@ -297,9 +297,13 @@ def run(config: Any, out: Path) -> None:
             trained = phases.run(
                 "mean_field",
                 lambda phase: mean_field.train_and_evaluate(
-                    config, problem, np.concatenate([ladder["betas"], config.mean_field_betas]),
-                    keys(config, "mean_field"), keys(config, "evaluation"), progress,
-                ),  # fmt: skip
+                    config,
+                    problem,
+                    np.concatenate([ladder["betas"], config.mean_field_betas]),
+                    keys(config, "mean_field"),
+                    keys(config, "evaluation"),
+                    progress,
+                ),
             )
         report.write(config, problem, directory, prior, up, down, ladder, adapted, sampled, trained)
 

@@ -134,15 +134,11 @@ class GibbsGap(RunOptions):
                 f"{name} = {value}: must be a multiple of moves_per_chunk = {self.moves_per_chunk}",
             )
         _require(0 <= self.jitter < 1, f"jitter = {self.jitter}: must lie in [0, 1)")
-        _require(
-            0 < self.target_acceptance < 1, f"target_acceptance = {self.target_acceptance}: must lie in (0, 1)"
-        )
+        _require(0 < self.target_acceptance < 1, f"target_acceptance = {self.target_acceptance}: must lie in (0, 1)")
         _require(len(self.seeds) >= 1, "seeds is empty: give at least one, for example --seeds 0")
         _require(len(set(self.seeds)) == len(self.seeds), f"seeds = {self.seeds}: give each seed once")
         _require(min(self.seeds) >= 0, f"seeds = {self.seeds}: must be non-negative integers")
-        _require(
-            all(width >= 1 for width in self.hidden), f"hidden = {self.hidden}: widths must be positive integers"
-        )
+        _require(all(width >= 1 for width in self.hidden), f"hidden = {self.hidden}: widths must be positive integers")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

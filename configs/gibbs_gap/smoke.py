@@ -1,6 +1,6 @@
 """Every part once on 300 digits, too short to mean anything: ten seconds.
 
-    python experiments/gibbs_gap.py --config smoke
+python experiments/gibbs_gap.py --config smoke
 """
 
 from configs.gibbs_gap._schema import GibbsGap

@@ -11,7 +11,15 @@ import numpy as np
 
 from experiments._gibbs_gap.problem import Problem
 from pbjax.certificates import mean_field as certify
-from pbjax.posteriors import Gaussian, fan_in_prior, full_covariance, local_estimator, posterior_risk, sample, train_grid
+from pbjax.posteriors import (
+    Gaussian,
+    fan_in_prior,
+    full_covariance,
+    local_estimator,
+    posterior_risk,
+    sample,
+    train_grid,
+)
 from pbjax.runs.progress import Progress
 
 
@@ -32,7 +40,7 @@ def surrogate(problem: Problem) -> Any:
 
 
 def _start(config: Any, problem: Problem, keys: jax.Array) -> Gaussian:
-    """Where training starts, for every seed: a random network of scale 1 as mean, the prior's scales. Leaves [S, ...]."""
+    """Where training starts, for every seed: a random network of scale 1, the prior's scales. Leaves [S, ...]."""
     random = fan_in_prior(problem.prior.mean, scale=1.0, centre=problem.prior.mean)
     means = jax.vmap(lambda key: sample(key, random))(keys)
     return jax.vmap(lambda mean: Gaussian(mean, problem.prior.log_scale))(means)
@@ -95,8 +103,8 @@ def train_and_evaluate(
     """Train at all rungs and seeds in one program; evaluate all of them, and the best with the full number of draws.
 
     Returns:
-        betas [K]; kl, objective, learning_rate, initial_scale [S, K]; risk, risk_error, test_risk: name -> [S, K]; best: per loss
-        the chosen rung [S] and its risk over `mean_field_draws` fresh draws [S]; seconds.
+        betas [K]; kl, objective, learning_rate, initial_scale [S, K]; risk, risk_error, test_risk: name -> [S, K];
+        best: per loss the chosen rung [S] and its risk over `mean_field_draws` fresh draws [S]; seconds.
     """
     begin = time.perf_counter()
     progress.phase("mean_field", 3 + config.full_covariance)

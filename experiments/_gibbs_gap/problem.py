@@ -64,9 +64,7 @@ def make_problem(config: Any) -> Problem:
     model = mlp((*config.hidden, dataset.num_classes), activation=config.activation)
     # Shapes and, if asked for, a centre: a random draw that sees no data, so the prior stays data-free.
     initial = model.init(jax.random.key(20_053), jnp.asarray(dataset.train_inputs[:1]))
-    prior = fan_in_prior(
-        initial, scale=config.prior_scale, centre=initial if config.prior_centre == "random" else None
-    )
+    prior = fan_in_prior(initial, scale=config.prior_scale, centre=initial if config.prior_centre == "random" else None)
     whitening = whiten(prior.mean, prior.log_scale)
     if config.surrogate == "smooth_bounded_cross_entropy":
         surrogate = partial(losses.smooth_bounded_cross_entropy, ceiling=config.ceiling)
@@ -87,9 +85,7 @@ def make_problem(config: Any) -> Problem:
         params = whitening.to_params(z)
         train = mean_losses(model, certified, params, rows=data[0])
         test = mean_losses(model, {**certified, "cross_entropy": losses.cross_entropy}, params, rows=data[1])
-        return jnp.stack(
-            [train["energy"], train["zero_one"], test["energy"], test["zero_one"], -test["cross_entropy"]]
-        )
+        return jnp.stack([train["energy"], train["zero_one"], test["energy"], test["zero_one"], -test["cross_entropy"]])
 
     named = {config.surrogate: surrogate, "zero_one": losses.zero_one}
     return Problem(dataset, model, prior, whitening, surrogate, named, data, energy_of, observe)

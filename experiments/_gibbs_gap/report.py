@@ -98,7 +98,7 @@ def _mean_field_rows(
             evidence.gap_identity(risk, kl, neg_log_z=side[rung + 1], beta=beta)
             for side in (neg_log_z.value.trapezium, neg_log_z.value.left, neg_log_z.value.right)
         )
-        # The right sum is at most Lambda, so a posterior below it convicts the evidence estimate, not the ladder's width.
+        # The right sum is at most Lambda: a posterior below it convicts the estimate, not the ladder's width.
         check = posteriors.variational_gap(
             risk, kl, neg_log_z=neg_log_z.value.right[rung + 1], beta=beta, risk_error=error,
             neg_log_z_error=neg_log_z.standard_error.right[rung + 1],
@@ -179,8 +179,8 @@ def write(
                     "step_size": float(sampled["step_size"][rung - 1]) if rung else None,
                     "acceptance": float(sampled["acceptance"][rung - 1]) if rung else None,
                     "divergences": int(divergences[rung]),
-                    **{f"mean_{name}": float(summaries[name].mean[rung]) for name in FUNCTIONALS},
-                    "standard_error_energy": float(summaries["energy"].standard_error[rung]),
+                    **{f"mean_{name}": float(np.asarray(summaries[name].mean)[rung]) for name in FUNCTIONALS},
+                    "standard_error_energy": float(np.asarray(summaries["energy"].standard_error)[rung]),
                     **{f"r_hat_{name}": float(diagnostics[name].r_hat[rung]) for name in FUNCTIONALS},
                     **{f"ess_{name}": float(diagnostics[name].ess[rung]) for name in FUNCTIONALS},
                     **{f"neg_log_z_{name}": float(getattr(estimate.value, name)[rung])
@@ -227,7 +227,7 @@ def _say(config: Any, directory: runs.RunDirectory, rows: list[dict[str, Any]], 
     print_results(
         best_rows(rows),
         columns=(
-            "method", "loss", "beta", "empirical_risk", "test_risk", "kl", "certificate", "r_hat", "ess", "flag", "seed",
+            "method", "loss", "beta", "empirical_risk", "test_risk", "kl", "certificate", "r_hat", "ess", "seed",
         ),
         title=f"best of every method, delta = {config.delta / 2:g} a loss",
     )  # fmt: skip

@@ -66,10 +66,11 @@ def run(config: Any, out: Path) -> None:
         for index, seed in enumerate(config.seeds):
             own = sampled["draws"][:, index * config.chains : (index + 1) * config.chains]
             statistics, diagnostics = summarise(own[2][None])
+            mean_risk, error = (float(np.asarray(x)[0]) for x in (statistics.mean, statistics.standard_error))
             rows.append(
-                {"method": "hmc", "beta": config.beta, "empirical_risk": statistics.mean[0],
-                 "kl": neg_log_z - config.beta * statistics.mean[0], "neg_log_z": None, "gap": None,
-                 "standard_error": statistics.standard_error[0], "r_hat": diagnostics.r_hat[0],
+                {"method": "hmc", "beta": config.beta, "empirical_risk": mean_risk,
+                 "kl": neg_log_z - config.beta * mean_risk, "neg_log_z": None, "gap": None,
+                 "standard_error": error, "r_hat": diagnostics.r_hat[0],
                  "ess": diagnostics.ess[0], "seed": seed, "seconds": sampled["seconds"]}
             )  # fmt: skip
             gap = evidence.gap_identity(

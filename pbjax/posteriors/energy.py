@@ -8,8 +8,8 @@ Three properties matter to Hamiltonian Monte Carlo and are the reason for this m
   activations of one chunk stay near the cores and the memory needed does not grow with n.
 * **One pass.** Reverse mode through a scan would store every chunk's activations. The derivative rule below runs
   forward and backward inside each chunk instead and carries only the gradient.
-* **Accuracy.** Per-example losses are float32, their sum is float64 (if x64 is enabled): at beta = 60,000 an error of 1e-6
-  in L is 0.06 nat in the accept ratio.
+* **Accuracy.** Per-example losses are float32, their sum is float64 (if x64 is enabled): at beta = 60,000 an error of
+  1e-6 in L is 0.06 nat in the accept ratio.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from pbjax.models import Model
-
 
 # A per-example loss: `loss(logits, labels [n], *, axis) -> [n]`, with the classes of the logits on `axis`.
 ExampleLoss = Callable[..., jax.Array]
@@ -89,9 +88,7 @@ def _logits(model: Model, params: Any, inputs: jax.Array) -> tuple[jax.Array, in
     return model.apply(params, inputs), -1
 
 
-def mean_losses(
-    model: Model, losses: Mapping[str, ExampleLoss], params: Any, *, rows: Rows
-) -> dict[str, jax.Array]:
+def mean_losses(model: Model, losses: Mapping[str, ExampleLoss], params: Any, *, rows: Rows) -> dict[str, jax.Array]:
     """Averages of several losses over a data set in one forward pass.
 
     Args:
@@ -143,9 +140,7 @@ def energy(model: Model, loss: ExampleLoss) -> Callable[..., jax.Array]:
 
     def chunk_sum(params: Any, inputs: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
         logits, axis = _logits(model, params, inputs)
-        return jnp.sum(
-            loss(logits, labels, axis=axis) * weights, dtype=jax.dtypes.canonicalize_dtype(jnp.float64)
-        )
+        return jnp.sum(loss(logits, labels, axis=axis) * weights, dtype=jax.dtypes.canonicalize_dtype(jnp.float64))
 
     def function(params: Any, *, rows: Rows) -> jax.Array:
         # The rule closes over the rows rather than taking them as an argument: a derivative with respect to the data

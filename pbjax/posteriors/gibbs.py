@@ -1,6 +1,6 @@
 r"""The tempered (Gibbs) posterior Q_beta proportional to P exp(-beta L), in the coordinates of a standard normal prior.
 
-Whitening w = mean + scale * z turns every Gaussian prior into N(0, I) on z. The identity mass matrix is then the right one
+Whitening w = mean + scale * z turns every Gaussian prior into N(0, I) on z. The identity mass matrix is then right
 at beta = 0 for all layers at once, whatever their fan-in, and the log-density needs no prior scale:
 
     log q_beta(z) = -|z|^2 / 2 - beta L(w(z)) + const.

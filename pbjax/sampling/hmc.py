@@ -15,13 +15,26 @@ from typing import NamedTuple
 import blackjax
 import jax
 import jax.numpy as jnp
-from blackjax.mcmc.hmc import HMCState
 from jax.typing import ArrayLike
 
 from pbjax.posteriors.gibbs import log_density, prior_log_density
 
 Energy = Callable[[jax.Array], jax.Array]
 _KERNEL = blackjax.hmc.build_kernel()
+
+
+class KernelState(NamedTuple):
+    """blackjax's `HMCState` of every replica, with arrays for its types.
+
+    Attributes:
+        position: z, float32 [R, d].
+        logdensity: unnormalised log-density, [R], float64 under x64.
+        logdensity_grad: its gradient, float32 [R, d].
+    """
+
+    position: jax.Array
+    logdensity: jax.Array
+    logdensity_grad: jax.Array
 
 
 class StepInfo(NamedTuple):
@@ -38,7 +51,7 @@ class StepInfo(NamedTuple):
     is_divergent: jax.Array
 
 
-def init(positions: jax.Array, betas: jax.Array, energy: Energy) -> HMCState:
+def init(positions: jax.Array, betas: jax.Array, energy: Energy) -> KernelState:
     """Kernel state of every replica; costs one gradient.
 
     Args:
@@ -47,14 +60,15 @@ def init(positions: jax.Array, betas: jax.Array, energy: Energy) -> HMCState:
         energy: z [d] -> L, differentiable.
 
     Returns:
-        blackjax's `HMCState` with leading axis R.
+        `KernelState`.
     """
-    return jax.vmap(lambda z, beta: blackjax.hmc.init(z, lambda x: log_density(x, beta, energy)))(positions, betas)
+    state = jax.vmap(lambda z, beta: blackjax.hmc.init(z, lambda x: log_density(x, beta, energy)))(positions, betas)
+    return KernelState(*state)
 
 
 def step(
     key: jax.Array,
-    state: HMCState,
+    state: KernelState,
     *,
     betas: jax.Array,
     step_sizes: jax.Array,
@@ -62,7 +76,7 @@ def step(
     num_integration_steps: int,
     jitter: float = 0.0,
     inverse_mass: jax.Array | None = None,
-) -> tuple[HMCState, StepInfo]:
+) -> tuple[KernelState, StepInfo]:
     """One HMC move of every replica.
 
     Args:
@@ -86,7 +100,7 @@ def step(
     # A float64 step size would silently promote the positions.
     steps = (step_sizes * factor).astype(state.position.dtype)
 
-    def move(key: jax.Array, state: HMCState, beta: jax.Array, size: jax.Array, mass: jax.Array):
+    def move(key: jax.Array, state: KernelState, beta: jax.Array, size: jax.Array, mass: jax.Array):
         return _KERNEL(key, state, lambda z: log_density(z, beta, energy), size, mass, num_integration_steps)
 
     if inverse_mass is None:
@@ -94,10 +108,10 @@ def step(
     else:
         mass, mass_axis = inverse_mass.astype(state.position.dtype), 0
     state, info = jax.vmap(move, in_axes=(0, 0, 0, 0, mass_axis))(keys, state, betas, steps, mass)
-    return state, StepInfo(info.acceptance_rate, info.is_accepted, info.is_divergent)
+    return KernelState(*state), StepInfo(info.acceptance_rate, info.is_accepted, info.is_divergent)
 
 
-def retemper(state: HMCState, old: ArrayLike, new: ArrayLike) -> HMCState:
+def retemper(state: KernelState, old: ArrayLike, new: ArrayLike) -> KernelState:
     r"""The same positions at other inverse temperatures, without another gradient.
 
     $\log q_{\rm new} = \log p + (\beta_{\rm new}/\beta_{\rm old})(\log q_{\rm old} - \log p)$, and likewise for the
@@ -116,12 +130,10 @@ def retemper(state: HMCState, old: ArrayLike, new: ArrayLike) -> HMCState:
     gradient = -state.position
     scaled = gradient + ratio.astype(gradient.dtype)[:, None] * (state.logdensity_grad - gradient)
     logdensity = prior + ratio.astype(prior.dtype) * (state.logdensity - prior)
-    return HMCState(state.position, logdensity, scaled)
+    return KernelState(state.position, logdensity, scaled)
 
 
-def adapt_log_step(
-    log_step: jax.Array, acceptance: jax.Array, *, target: float, gain: jax.Array | float
-) -> jax.Array:
+def adapt_log_step(log_step: jax.Array, acceptance: jax.Array, *, target: float, gain: jax.Array | float) -> jax.Array:
     """Robbins-Monro on the log step size: add gain * (mean acceptance over chains - target).
 
     Only a pilot may use it; a certificate's chains run with the result frozen.

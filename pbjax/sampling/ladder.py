@@ -19,11 +19,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from blackjax.mcmc.hmc import HMCState
 
 from pbjax.posteriors.gibbs import prior_log_density
 from pbjax.sampling import hmc
-from pbjax.sampling.hmc import Energy
+from pbjax.sampling.hmc import Energy, KernelState
 from pbjax.sampling.statistics import StreamedStatistics, update_statistics
 
 Observe = Callable[[jax.Array], jax.Array]
@@ -56,13 +55,13 @@ class AnnealState(NamedTuple):
     """Carry of the annealed pilot.
 
     Attributes:
-        kernel: HMCState, leading axis C, at `beta`.
+        kernel: KernelState, leading axis C, at `beta`.
         log_step: scalar, log of the current step size.
         beta: scalar, the inverse temperature that `kernel` was built at, > 0.
         key: typed PRNG key.
     """
 
-    kernel: HMCState
+    kernel: KernelState
     log_step: jax.Array
     beta: jax.Array
     key: jax.Array
@@ -96,7 +95,7 @@ class LadderState(NamedTuple):
     """Carry of adaptation and sampling.
 
     Attributes:
-        kernel: HMCState, leading axis R.
+        kernel: KernelState, leading axis R.
         log_step: [K].
         inverse_mass: diagonal of the inverse mass matrix of every rung, float32 [K, d]; ones for the identity.
         log_step_sum: [K], sum of log_step over the adaptation moves that count towards the frozen value.
@@ -105,7 +104,7 @@ class LadderState(NamedTuple):
         key: typed PRNG key.
     """
 
-    kernel: HMCState
+    kernel: KernelState
     log_step: jax.Array
     inverse_mass: jax.Array
     log_step_sum: jax.Array
@@ -128,7 +127,7 @@ class Draws(NamedTuple):
     divergent: jax.Array
 
 
-def _risk(kernel: HMCState, beta: jax.Array) -> jax.Array:
+def _risk(kernel: KernelState, beta: jax.Array) -> jax.Array:
     """L of every replica, read off the cached log-density; beta > 0."""
     return (jax.vmap(prior_log_density)(kernel.position) - kernel.logdensity) / beta
 
@@ -161,7 +160,7 @@ def anneal_chunk(
     def rung(state: AnnealState, beta: jax.Array) -> tuple[AnnealState, AnnealTrace]:
         kernel = hmc.retemper(state.kernel, jnp.full((chains,), state.beta), jnp.full((chains,), beta))
 
-        def move(carry: tuple[HMCState, jax.Array, jax.Array], at: tuple[jax.Array, jax.Array]):
+        def move(carry: tuple[KernelState, jax.Array, jax.Array], at: tuple[jax.Array, jax.Array]):
             (kernel, log_step, curvature), (key, index) = carry, at
             kernel, info = hmc.step(
                 key,
@@ -197,7 +196,7 @@ def anneal_chunk(
 
 def _move(
     state: LadderState, betas: jax.Array, step_sizes: jax.Array, energy: Energy, settings: HMCSettings
-) -> tuple[HMCState, hmc.StepInfo, jax.Array]:
+) -> tuple[KernelState, hmc.StepInfo, jax.Array]:
     chains = state.kernel.position.shape[0] // betas.shape[0]
     key, key_move = jax.random.split(state.key)
     kernel, info = hmc.step(

@@ -124,7 +124,9 @@ def test_another_config_in_the_same_directory_is_refused(finished):
 
 
 def test_nothing_is_certified_below_chance_with_shuffled_labels(tmp_path):
-    done = command(*TINY, "--shuffle-labels", "3", "--seeds", "0", "1", "2", "--beta-max", "2000", "--out", str(tmp_path / "run"))
+    done = command(
+        *TINY, "--shuffle-labels", "3", "--seeds", "0", "1", "2", "--beta-max", "2000", "--out", str(tmp_path / "run")
+    )
     assert done.returncode == 0, done.stderr
     rows = [row for row in rows_of(tmp_path / "run") if row["method"] != "test_set"]
     for row in rows:
@@ -134,7 +136,9 @@ def test_nothing_is_certified_below_chance_with_shuffled_labels(tmp_path):
 
 
 def test_rosenbrock_gap_is_positive_and_hmc_meets_quadrature(tmp_path):
-    done = command("--config", "rosenbrock", "--draws", "1000", "--mean-field-steps", "1000", "--out", str(tmp_path / "run"))
+    done = command(
+        "--config", "rosenbrock", "--draws", "1000", "--mean-field-steps", "1000", "--out", str(tmp_path / "run")
+    )
     assert done.returncode == 0, done.stderr
     rows = {row["method"]: row for row in rows_of(tmp_path / "run")}
     error = rows["hmc"]["empirical_risk"] - rows["quadrature"]["empirical_risk"]

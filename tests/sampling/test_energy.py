@@ -78,7 +78,8 @@ def test_gradient_is_one_pass_and_traced_once():
 
 
 @pytest.mark.parametrize(
-    ("inputs", "labels", "rows"), [(np.zeros((0, 2)), np.zeros(0), 5), (np.zeros((3, 2)), np.zeros(2), 5), (np.zeros((3, 2)), np.zeros(3), 0)]
+    ("inputs", "labels", "rows"),
+    [(np.zeros((0, 2)), np.zeros(0), 5), (np.zeros((3, 2)), np.zeros(2), 5), (np.zeros((3, 2)), np.zeros(3), 0)],
 )
 def test_bad_rows_are_refused(inputs, labels, rows):
     with pytest.raises(ValueError, match="rows"):

@@ -1,4 +1,4 @@
-"""Streamed statistics against the same numbers computed from kept draws, and diagnostics on chains with a known answer."""
+"""Streamed statistics against those of kept draws, and diagnostics on chains with a known answer."""
 
 import jax
 import jax.numpy as jnp
