@@ -57,7 +57,7 @@ class GibbsGap(RunOptions):
     """Chains on every rung, for every seed."""
     beta_min: float = 10.0
     """Lowest positive inverse temperature of the pilot; beta multiplies the mean loss, so n is already in it."""
-    beta_max: float = 3000.0
+    beta_max: float = 3200.0
     """Inverse temperature of the highest rung."""
     num_integration_steps: int = 16
     """Leapfrog steps a move."""
@@ -67,13 +67,13 @@ class GibbsGap(RunOptions):
     """Each move draws its step size from step * [1 - jitter, 1 + jitter]."""
     target_acceptance: float = 0.8
     """Acceptance that the step sizes are tuned to before they are frozen."""
-    pilot_rungs: int = 32
+    pilot_rungs: int = 24
     """Rungs of the annealed pilot, geometric from beta_min to beta_max, walked up and down."""
     pilot_moves: int = 8
     """Moves on every rung of the pilot."""
-    adapt_moves: int = 60
+    adapt_moves: int = 100
     """Moves on the final ladder that tune the step sizes and burn in; none of them is used."""
-    draws: int = 200
+    draws: int = 400
     """Draws of every chain; every move is one."""
     moves_per_chunk: int = 20
     """Moves between two looks of the host: checkpoints, progress, signals."""
@@ -84,7 +84,7 @@ class GibbsGap(RunOptions):
     rows_per_chunk: int = 2000
     """Rows of data in one block of the energy; the whole data set suits an accelerator."""
 
-    mean_field_betas: tuple[float, ...] = (4500.0, 7000.0)
+    mean_field_betas: tuple[float, ...] = (5000.0, 7000.0)
     """Inverse temperatures of mean-field training beside the rungs: its best beta may lie above the ladder."""
     learning_rates: tuple[float, ...] = (0.03, 0.1)
     """Peak learning rates (Adam, cosine) of mean-field training, searched for every rung."""

@@ -23,5 +23,5 @@ config = GibbsGap(
     initial_scales=(0.1,),
     mean_field_steps=6000,
     mean_field_evaluation_draws=16,
-    mean_field_rung_draws=100,
+    mean_field_rung_draws=1000,
 )
