@@ -29,7 +29,7 @@ import numpy as np
 from pbjax.losses import smooth_bounded_cross_entropy
 from pbjax.models import mlp
 from pbjax.posteriors import fan_in_prior
-from pbjax.posteriors.energy import energy, rows_for
+from pbjax.posteriors.energy import chunk_rows, energy
 from pbjax.posteriors.gibbs import log_density, whiten
 from pbjax.sampling import hmc
 
@@ -51,8 +51,10 @@ def measure(
     model = mlp(widths[1:])
     prior = fan_in_prior(model.init(jax.random.key(0), jnp.asarray(inputs[:1])), scale=2.0)
     whitening = whiten(prior.mean, prior.log_scale)
-    data = rows_for(model, inputs, labels, rows_per_chunk=rows_per_chunk)
-    function = energy(model, partial(smooth_bounded_cross_entropy, ceiling=4.0))
+    data = chunk_rows(inputs, labels, rows_per_chunk=rows_per_chunk, columns=True)
+    function = energy(
+        model.apply_columns or model.apply, partial(smooth_bounded_cross_entropy, ceiling=4.0), columns=True
+    )
     betas = jnp.full((replicas,), 1000.0)
 
     def target(z: jax.Array, beta: jax.Array, data: Any) -> jax.Array:

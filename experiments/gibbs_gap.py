@@ -38,14 +38,13 @@ from pbjax.sampling import (
     adapt_chunk,
     anneal_chunk,
     freeze,
-    hmc,
-    init_statistics,
+    init_anneal,
+    init_ladder,
     sample_chunk,
 )
 
 NAME = "gibbs_gap"
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / NAME
-STREAMED_LAGS = 32
 
 
 def settings(config: Any) -> HMCSettings:
@@ -106,19 +105,28 @@ def sample_prior(config: Any, problem: Problem, phase: runs.Phase) -> dict[str, 
     return {"functionals": np.moveaxis(values, 0, -1)[:, None], "seconds": time.perf_counter() - begin}
 
 
-def anneal(
-    config: Any, problem: Problem, start: AnnealState, betas: np.ndarray, phase: runs.Phase, progress: Progress
-) -> dict[str, Any]:
-    """One walk of the pilot through `betas`; a chunk is a rung."""
-    begin = time.perf_counter()
+def make_walk(config: Any, problem: Problem) -> Any:
+    """The pilot's chunk, one rung of a list given as data: compiled once for both directions."""
 
     def chunk(carry: tuple[AnnealState, jax.Array], betas: jax.Array, data: Any) -> tuple[Any, Any]:
         state, index = carry
         state, trace = anneal_chunk(
-            state, jax.lax.dynamic_slice_in_dim(betas, index, 1), energy=lambda z: problem.energy(z, data),
-            settings=settings(config), moves=config.pilot_moves,
-        )  # fmt: skip
+            state,
+            jax.lax.dynamic_slice_in_dim(betas, index, 1),
+            energy=lambda z: problem.energy(z, data),
+            settings=settings(config),
+            moves=config.pilot_moves,
+        )
         return (state, index + 1), jax.tree.map(lambda x: x[0], trace)
+
+    return jax.jit(chunk, donate_argnums=0)
+
+
+def anneal(
+    walk: Any, problem: Problem, start: AnnealState, betas: np.ndarray, phase: runs.Phase, progress: Progress
+) -> dict[str, Any]:
+    """One walk of the pilot through `betas`; a chunk is a rung."""
+    begin = time.perf_counter()
 
     def tell(index: int, trace: Any) -> None:
         row = {
@@ -129,7 +137,7 @@ def anneal(
         progress.table([row], title=f"{phase.name}, rung {index + 1} of {len(betas)}")
 
     (state, _), trace = phase.run_chunks(
-        chunk, (start, jnp.zeros((), jnp.int32)), num_chunks=len(betas), arguments=(jnp.asarray(betas), problem.data),
+        walk, (start, jnp.zeros((), jnp.int32)), num_chunks=len(betas), arguments=(jnp.asarray(betas), problem.data),
         on_chunk=tell,
     )  # fmt: skip
     return {"state": state, "trace": trace, "seconds": time.perf_counter() - begin}
@@ -177,16 +185,18 @@ def adapt(
     """Step sizes of every rung, tuned on moves that are thrown away and double as burn-in."""
     begin = time.perf_counter()
     betas = jnp.asarray(ladder["betas"])
-    chains = ladder["positions"].shape[1]
-    positions = jnp.asarray(ladder["positions"]).reshape(-1, problem.whitening.dimension)
-    kernel = jax.jit(lambda z, data: hmc.init(z, jnp.repeat(betas, chains), lambda x: problem.energy(x, data)))(
-        positions, problem.data
-    )
-    log_step = jnp.asarray(ladder["log_steps"])
-    state = LadderState(
-        kernel, log_step, jnp.asarray(ladder["inverse_mass"]), jnp.zeros_like(log_step), jnp.zeros((), jnp.int32),
-        init_statistics((len(FUNCTIONALS), len(betas), chains), lags=STREAMED_LAGS), keys(config, "ladder")[0],
-    )  # fmt: skip
+    replicas = ladder["positions"].shape[0] * ladder["positions"].shape[1]
+    state = jax.jit(
+        lambda key, z, data: init_ladder(
+            key,
+            z,
+            betas=betas,
+            energy=lambda x: problem.energy(x, data),
+            step_sizes=jnp.exp(jnp.asarray(ladder["log_steps"])),
+            num_functionals=len(FUNCTIONALS),
+            inverse_mass=jnp.asarray(ladder["inverse_mass"]),
+        )
+    )(keys(config, "ladder")[0], jnp.asarray(ladder["positions"]), problem.data)
 
     def chunk(state: LadderState, betas: jax.Array, data: Any) -> tuple[LadderState, Any]:
         return adapt_chunk(
@@ -201,7 +211,7 @@ def adapt(
         progress.table(rows, title="adaptation")
 
     state, _ = phase.run_chunks(
-        chunk, place_on_mesh(state, len(positions)), num_chunks=config.adapt_moves // config.moves_per_chunk,
+        chunk, place_on_mesh(state, replicas), num_chunks=config.adapt_moves // config.moves_per_chunk,
         arguments=(betas, problem.data), on_chunk=tell,
     )  # fmt: skip
     return {"state": freeze(state, total_moves=config.adapt_moves), "seconds": time.perf_counter() - begin}
@@ -273,21 +283,29 @@ def run(config: Any, out: Path) -> None:
             phases = runs.Phases(directory, every_seconds=config.checkpoint_seconds, progress=progress)
             prior = phases.run("prior", partial(sample_prior, config, problem))
 
+            walk = make_walk(config, problem)
+
             def start(phase: runs.Phase) -> dict[str, Any]:
-                chains = config.chains * len(config.seeds)
-                first = jnp.full((chains,), betas[0])
-                kernel = jax.jit(lambda z, data: hmc.init(z, first, lambda x: problem.energy(x, data)))(
-                    chain_positions(config, "pilot", dimension=problem.whitening.dimension), problem.data
+                dimension = problem.whitening.dimension
+                state = jax.jit(
+                    lambda key, z, data: init_anneal(
+                        key,
+                        z,
+                        beta=betas[0],
+                        energy=lambda x: problem.energy(x, data),
+                        step_size=1.5 / dimension**0.25,
+                    )
+                )(
+                    keys(config, "pilot_moves")[0],
+                    chain_positions(config, "pilot", dimension=dimension),
+                    problem.data,
                 )
-                step = jnp.log(1.5 / problem.whitening.dimension**0.25)
-                key = keys(config, "pilot_moves")[0]
-                state = AnnealState(kernel, jnp.asarray(step, jnp.float64), jnp.asarray(betas[0]), key)
-                return anneal(config, problem, state, betas, phase, progress)
+                return anneal(walk, problem, state, betas, phase, progress)
 
             up = phases.run("pilot_up", start)
             turned = jax.tree.map(jnp.asarray, up["state"])
             down = phases.run(
-                "pilot_down", lambda phase: anneal(config, problem, turned, betas[::-1].copy(), phase, progress)
+                "pilot_down", lambda phase: anneal(walk, problem, turned, betas[::-1].copy(), phase, progress)
             )
             ladder = place_ladder(config, prior, up, down, betas)
             adapted = phases.run("adapt", lambda phase: adapt(config, problem, ladder, phase, progress))

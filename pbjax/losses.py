@@ -15,6 +15,8 @@ from jax.typing import ArrayLike
 
 from pbjax._checks import check_range
 
+__all__ = ["bounded_cross_entropy", "cross_entropy", "smooth_bounded_cross_entropy", "zero_one"]
+
 Reduction = Literal["none", "mean"]
 
 

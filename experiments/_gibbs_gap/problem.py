@@ -14,7 +14,7 @@ from pbjax import losses
 from pbjax.data import Dataset, load
 from pbjax.models import Model, mlp
 from pbjax.posteriors import Gaussian, fan_in_prior
-from pbjax.posteriors.energy import ExampleLoss, Rows, energy, mean_losses, rows_for
+from pbjax.posteriors.energy import ExampleLoss, Rows, chunk_rows, energy, mean_losses
 from pbjax.posteriors.gibbs import Whitening, whiten
 
 FUNCTIONALS = ("energy", "zero_one", "test_energy", "test_zero_one", "test_log_likelihood")
@@ -70,12 +70,14 @@ def make_problem(config: Any) -> Problem:
         surrogate = partial(losses.smooth_bounded_cross_entropy, ceiling=config.ceiling)
     else:
         surrogate = partial(losses.bounded_cross_entropy, p_min=config.p_min)
-    chunk = partial(rows_for, model, rows_per_chunk=config.rows_per_chunk)
+    columns = model.apply_columns is not None
+    apply = model.apply if model.apply_columns is None else model.apply_columns
+    chunk = partial(chunk_rows, rows_per_chunk=config.rows_per_chunk, columns=columns)
     data = (
         chunk(dataset.train_inputs, dataset.train_labels),
         chunk(dataset.test_inputs, dataset.test_labels),
     )
-    function = energy(model, surrogate)
+    function = energy(apply, surrogate, columns=columns)
     certified = {"energy": surrogate, "zero_one": losses.zero_one}
 
     def energy_of(z: jax.Array, data: tuple[Rows, Rows]) -> jax.Array:
@@ -83,8 +85,10 @@ def make_problem(config: Any) -> Problem:
 
     def observe(z: jax.Array, data: tuple[Rows, Rows]) -> jax.Array:
         params = whitening.to_params(z)
-        train = mean_losses(model, certified, params, rows=data[0])
-        test = mean_losses(model, {**certified, "cross_entropy": losses.cross_entropy}, params, rows=data[1])
+        train = mean_losses(apply, certified, params, rows=data[0], columns=columns)
+        test = mean_losses(
+            apply, {**certified, "cross_entropy": losses.cross_entropy}, params, rows=data[1], columns=columns
+        )
         return jnp.stack([train["energy"], train["zero_one"], test["energy"], test["zero_one"], -test["cross_entropy"]])
 
     named = {config.surrogate: surrogate, "zero_one": losses.zero_one}

@@ -16,7 +16,7 @@ from pbjax.posteriors import Gaussian
 from pbjax.runs import figures
 from pbjax.runs.results import Field
 from pbjax.runs.tables import print_results
-from pbjax.sampling import HMCSettings, LadderState, adapt_chunk, freeze, hmc, init_statistics, sample_chunk, summarise
+from pbjax.sampling import HMCSettings, adapt_chunk, freeze, init_ladder, sample_chunk, summarise
 
 FIELDS = {
     "method": Field("text"), "beta": Field("number"), "empirical_risk": Field("number"), "kl": Field("number"),
@@ -99,18 +99,14 @@ def run(config: Any, out: Path) -> None:
 def _sample(config: Any, energy: Any) -> dict[str, Any]:
     """x, y and L of every draw, [3, S * C, D]."""
     begin = time.perf_counter()
-    chains = len(config.seeds) * config.chains
     key = jax.random.key(config.seeds[0])
     positions = jnp.concatenate(
         [jax.random.normal(jax.random.key(seed), (config.chains, 2), jnp.float32) for seed in config.seeds]
     )
     betas = jnp.array([config.beta])
-    kernel = hmc.init(positions, jnp.full((chains,), config.beta), energy)
-    log_step = jnp.log(jnp.array([0.1]))
-    state = LadderState(
-        kernel, log_step, jnp.ones((1, 2), jnp.float32), jnp.zeros_like(log_step), jnp.zeros((), jnp.int32),
-        init_statistics((3, 1, chains), lags=8), key,
-    )  # fmt: skip
+    state = init_ladder(
+        key, positions[None], betas=betas, energy=energy, step_sizes=jnp.array([0.1]), num_functionals=3, lags=8
+    )
     settings = HMCSettings(config.num_integration_steps, 0.3, 0.8)
     state, _ = jax.jit(
         partial(adapt_chunk, energy=energy, settings=settings, moves=ADAPT_MOVES, total_moves=ADAPT_MOVES)

@@ -21,17 +21,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pbjax.models import Model
-
 # A per-example loss: `loss(logits, labels [n], *, axis) -> [n]`, with the classes of the logits on `axis`.
 ExampleLoss = Callable[..., jax.Array]
+
+# A network: params, inputs [n, d] -> logits [n, k]; or, feature-major, inputs [d, n] -> logits [k, n].
+Apply = Callable[[Any, jax.Array], jax.Array]
 
 
 class Rows(NamedTuple):
     """A labelled data set cut into equal chunks of rows, the last one filled up with rows of weight zero.
 
     Attributes:
-        inputs: [chunks, d, rows] if `columns`-shaped for `Model.apply_columns`, else [chunks, rows, d].
+        inputs: [chunks, d, rows] for a feature-major network, else [chunks, rows, d].
         labels: int32 [chunks, rows].
         weights: float32 [chunks, rows], 1 for a real row and 0 for a filler.
         count: number of real rows, n, as a float scalar.
@@ -50,7 +51,7 @@ def chunk_rows(inputs: Any, labels: Any, *, rows_per_chunk: int, columns: bool) 
         inputs: [n, ...] float.
         labels: [n] int.
         rows_per_chunk: rows in one chunk; 500 to 4,000 suits CPUs, a whole data set suits an accelerator.
-        columns: put examples on the last axis (two-dimensional inputs only), as `Model.apply_columns` wants.
+        columns: put examples on the last axis (two-dimensional inputs only), as a feature-major network wants.
 
     Returns:
         `Rows`; the number of chunks is ceil(n / rows_per_chunk), with chunks made as equal as that allows.
@@ -76,35 +77,27 @@ def chunk_rows(inputs: Any, labels: Any, *, rows_per_chunk: int, columns: bool) 
     return Rows(jnp.asarray(inputs), jnp.asarray(labels), jnp.asarray(weights), jnp.asarray(float(n)))
 
 
-def rows_for(model: Model, inputs: Any, labels: Any, *, rows_per_chunk: int) -> Rows:
-    """`chunk_rows` in the layout that the model runs fastest."""
-    return chunk_rows(inputs, labels, rows_per_chunk=rows_per_chunk, columns=model.apply_columns is not None)
-
-
-def _logits(model: Model, params: Any, inputs: jax.Array) -> tuple[jax.Array, int]:
-    """Logits of a chunk, and the axis the classes are on."""
-    if model.apply_columns is not None:
-        return model.apply_columns(params, inputs), 0
-    return model.apply(params, inputs), -1
-
-
-def mean_losses(model: Model, losses: Mapping[str, ExampleLoss], params: Any, *, rows: Rows) -> dict[str, jax.Array]:
+def mean_losses(
+    apply: Apply, losses: Mapping[str, ExampleLoss], params: Any, *, rows: Rows, columns: bool = False
+) -> dict[str, jax.Array]:
     """Averages of several losses over a data set in one forward pass.
 
     Args:
-        model: the network.
+        apply: the network.
         losses: named per-example losses.
         params: parameter pytree.
-        rows: the data, from `rows_for`.
+        rows: the data, from `chunk_rows` with the same `columns`.
+        columns: the network is feature-major.
 
     Returns:
         A scalar per name, float64 under x64.
     """
+    axis = 0 if columns else -1
     accumulator = jnp.zeros((), jax.dtypes.canonicalize_dtype(jnp.float64))
 
     def add(totals: dict[str, jax.Array], chunk: tuple[jax.Array, ...]) -> tuple[dict[str, jax.Array], None]:
         inputs, labels, weights = chunk
-        logits, axis = _logits(model, params, inputs)
+        logits = apply(params, inputs)
         return {
             name: totals[name] + jnp.sum(loss(logits, labels, axis=axis) * weights, dtype=accumulator.dtype)
             for name, loss in losses.items()
@@ -114,12 +107,14 @@ def mean_losses(model: Model, losses: Mapping[str, ExampleLoss], params: Any, *,
     return {name: total / rows.count.astype(accumulator.dtype) for name, total in totals.items()}
 
 
-def energy(model: Model, loss: ExampleLoss) -> Callable[..., jax.Array]:
+def energy(apply: Apply, loss: ExampleLoss, *, columns: bool = False) -> Callable[..., jax.Array]:
     r"""The empirical risk $L(w) = \frac1n \sum_i \ell(f_w(x_i), y_i)$ as a function fit for `value_and_grad`.
 
     Args:
-        model: the network.
+        apply: the network.
         loss: the per-example loss, in [0, 1] if L is to enter a certificate.
+        columns: the network is feature-major, as `Model.apply_columns`; the rows then come from
+            `chunk_rows(..., columns=True)`.
 
     Returns:
         `energy(params, *, rows) -> L`, a float64 scalar (under x64) with float32 gradients. It can be jitted,
@@ -131,15 +126,18 @@ def energy(model: Model, loss: ExampleLoss) -> Callable[..., jax.Array]:
         >>> from pbjax.models import mlp
         >>> model = mlp((3,))
         >>> loss = lambda logits, labels, axis: smooth_bounded_cross_entropy(logits, labels, ceiling=4.0, axis=axis)
-        >>> rows = rows_for(model, np.ones((5, 2)), np.zeros(5, int), rows_per_chunk=2)
+        >>> rows = chunk_rows(np.ones((5, 2)), np.zeros(5, int), rows_per_chunk=2, columns=True)
         >>> params = jax.tree.map(jax.numpy.zeros_like, model.init(jax.random.key(0), jax.numpy.ones((1, 2))))
-        >>> value, gradient = jax.value_and_grad(lambda p: energy(model, loss)(p, rows=rows))(params)
+        >>> function = energy(model.apply_columns, loss, columns=True)
+        >>> value, gradient = jax.value_and_grad(lambda p: function(p, rows=rows))(params)
         >>> round(float(value), 3)
-        0.254
+        0.267
     """
 
+    axis = 0 if columns else -1
+
     def chunk_sum(params: Any, inputs: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
-        logits, axis = _logits(model, params, inputs)
+        logits = apply(params, inputs)
         return jnp.sum(loss(logits, labels, axis=axis) * weights, dtype=jax.dtypes.canonicalize_dtype(jnp.float64))
 
     def function(params: Any, *, rows: Rows) -> jax.Array:
@@ -147,7 +145,7 @@ def energy(model: Model, loss: ExampleLoss) -> Callable[..., jax.Array]:
         # then raises instead of being zero in silence.
         @jax.custom_jvp
         def value(params: Any) -> jax.Array:
-            return mean_losses(model, {"loss": loss}, params, rows=rows)["loss"]
+            return mean_losses(apply, {"loss": loss}, params, rows=rows, columns=columns)["loss"]
 
         @value.defjvp
         def value_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[jax.Array, jax.Array]:

@@ -82,6 +82,10 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
 
     Returns:
       The same tree on the devices of the mesh.
+
+    Example:
+      >>> replicate(replica_mesh(jax.devices()[:1]), jnp.zeros(3)).sharding.is_fully_replicated
+      True
     """
     sharding = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), tree)

@@ -129,6 +129,11 @@ def print_results(
       columns: see `results_table`.
       title: see `results_table`.
       console: where to; standard output by default.
+
+    Example:
+      >>> print_results([{"method": "mean_field", "certificate": 0.25}], columns=("method", "certificate"))
+      method      certificate
+      mean_field       0.2500
     """
     console = console or Console()
     if not console.is_terminal:  # a log has no width: wrapped cells would be torn apart

@@ -11,6 +11,8 @@ from pbjax.sampling.ladder import (
     adapt_chunk,
     anneal_chunk,
     freeze,
+    init_anneal,
+    init_ladder,
     sample_chunk,
 )
 from pbjax.sampling.statistics import (
@@ -37,6 +39,8 @@ __all__ = [
     "flag_rungs",
     "freeze",
     "hmc",
+    "init_anneal",
+    "init_ladder",
     "init_statistics",
     "mean",
     "sample_chunk",

@@ -103,6 +103,12 @@ def flag_rungs(
 
     Returns:
         K texts.
+
+    Example:
+        >>> import numpy as np
+        >>> fine = Diagnostics(np.array([1.01, 1.2]), np.array([200.0, 12.0]))
+        >>> flag_rungs({"L": fine}, max_r_hat=1.05, min_ess=50.0, divergences=[0, 3])
+        ['', 'R-hat 1.200, ESS 12, 3 divergences']
     """
     counts = np.asarray(divergences)
     texts = []

@@ -19,11 +19,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from pbjax.posteriors.gibbs import prior_log_density
 from pbjax.sampling import hmc
 from pbjax.sampling.hmc import Energy, KernelState
-from pbjax.sampling.statistics import StreamedStatistics, update_statistics
+from pbjax.sampling.statistics import StreamedStatistics, init_statistics, update_statistics
 
 Observe = Callable[[jax.Array], jax.Array]
 
@@ -132,6 +133,83 @@ def _risk(kernel: KernelState, beta: jax.Array) -> jax.Array:
     return (jax.vmap(prior_log_density)(kernel.position) - kernel.logdensity) / beta
 
 
+def init_anneal(
+    key: jax.Array, positions: jax.Array, *, beta: ArrayLike, energy: Energy, step_size: ArrayLike
+) -> AnnealState:
+    """Start of the pilot; costs one gradient a chain.
+
+    Args:
+        key: typed PRNG key.
+        positions: z, float32 [C, d], best exact draws from the prior.
+        beta: first inverse temperature of the walk, > 0.
+        energy: z [d] -> L.
+        step_size: first leapfrog step, > 0; about d^(-1/4) for the prior.
+
+    Returns:
+        The carry of `anneal_chunk`.
+
+    Example:
+        >>> z = jnp.zeros((3, 2), jnp.float32)
+        >>> state = init_anneal(jax.random.key(0), z, beta=1.0, energy=lambda z: jnp.mean(z**2), step_size=0.3)
+        >>> state.kernel.position.shape
+        (3, 2)
+    """
+    dtype = jax.dtypes.canonicalize_dtype(jnp.float64)
+    beta = jnp.asarray(beta, dtype)
+    kernel = hmc.init(positions, jnp.full((positions.shape[0],), beta), energy)
+    return AnnealState(kernel, jnp.log(jnp.asarray(step_size, dtype)), beta, key)
+
+
+def init_ladder(
+    key: jax.Array,
+    positions: jax.Array,
+    *,
+    betas: jax.Array,
+    energy: Energy,
+    step_sizes: jax.Array,
+    num_functionals: int,
+    inverse_mass: jax.Array | None = None,
+    lags: int = 32,
+) -> LadderState:
+    """Start of adaptation and sampling; costs one gradient a replica.
+
+    Args:
+        key: typed PRNG key.
+        positions: z, float32 [K, C, d].
+        betas: inverse temperatures, [K], > 0.
+        energy: z [d] -> L.
+        step_sizes: first leapfrog steps, [K], > 0.
+        num_functionals: F, number of scalars that `sample_chunk` will stream.
+        inverse_mass: diagonal of the inverse mass matrices, [K, d]; the identity by default.
+        lags: largest lag of the streamed autocovariance.
+
+    Returns:
+        The carry of `adapt_chunk` and `sample_chunk`.
+
+    Example:
+        >>> energy = lambda z: jnp.mean(z**2)
+        >>> state = init_ladder(
+        ...     jax.random.key(0), jnp.zeros((2, 3, 5), jnp.float32), betas=jnp.array([1.0, 2.0]), energy=energy,
+        ...     step_sizes=jnp.array([0.3, 0.2]), num_functionals=1)
+        >>> state.kernel.position.shape
+        (6, 5)
+    """
+    rungs, chains, dimension = positions.shape
+    kernel = hmc.init(positions.reshape(-1, dimension), jnp.repeat(betas, chains), energy)
+    log_step = jnp.log(step_sizes)
+    if inverse_mass is None:
+        inverse_mass = jnp.ones((rungs, dimension), positions.dtype)
+    return LadderState(
+        kernel,
+        log_step,
+        inverse_mass,
+        jnp.zeros_like(log_step),
+        jnp.zeros((), jnp.int32),
+        init_statistics((num_functionals, rungs, chains), lags=lags),
+        key,
+    )
+
+
 def anneal_chunk(
     state: AnnealState,
     betas: jax.Array,
@@ -154,6 +232,15 @@ def anneal_chunk(
     Returns:
         The carry at the last rung, and an `AnnealTrace` of G rungs. Costs G * moves * num_integration_steps gradients
         a chain; changing rung costs none.
+
+    Example:
+        >>> energy = lambda z: jnp.mean(jnp.tanh(z) ** 2)
+        >>> z = jax.random.normal(jax.random.key(0), (4, 2), jnp.float32)
+        >>> state = init_anneal(jax.random.key(1), z, beta=1.0, energy=energy, step_size=0.3)
+        >>> state, trace = anneal_chunk(
+        ...     state, jnp.array([1.0, 10.0, 100.0]), energy=energy, settings=HMCSettings(5), moves=10)
+        >>> trace.mean.shape, bool(trace.mean[2] < trace.mean[0])
+        ((3,), True)
     """
     chains = state.kernel.position.shape[0]
 
@@ -255,7 +342,15 @@ def adapt_chunk(
 
 
 def freeze(state: LadderState, *, total_moves: int) -> LadderState:
-    """End of the adaptation: the step sizes become the averages over its later half."""
+    """End of the adaptation: the step sizes become the averages over its later half.
+
+    Args:
+        state: carry after `total_moves` moves of `adapt_chunk`.
+        total_moves: as given to `adapt_chunk`.
+
+    Returns:
+        The carry with frozen step sizes and its move counter at zero.
+    """
     return state._replace(
         log_step=state.log_step_sum / (total_moves - total_moves // 2), moves=jnp.zeros_like(state.moves)
     )
@@ -284,6 +379,19 @@ def sample_chunk(
 
     Returns:
         The carry, `Draws`, and the positions or None.
+
+    Example:
+        >>> energy = lambda z: jnp.mean(jnp.tanh(z) ** 2)
+        >>> betas = jnp.array([1.0, 20.0])
+        >>> z = jax.random.normal(jax.random.key(0), (2, 4, 3), jnp.float32)
+        >>> state = init_ladder(
+        ...     jax.random.key(1), z, betas=betas, energy=energy, step_sizes=jnp.array([0.3, 0.3]), num_functionals=1)
+        >>> run = dict(energy=energy, settings=HMCSettings(5))
+        >>> state, acceptance = adapt_chunk(state, betas, moves=40, total_moves=40, **run)
+        >>> state = freeze(state, total_moves=40)
+        >>> state, (draws, _) = sample_chunk(state, betas, observe=lambda z: energy(z)[None], draws=50, **run)
+        >>> draws.functionals.shape, bool(draws.functionals[0, 1].mean() < draws.functionals[0, 0].mean())
+        ((1, 2, 4, 50), True)
     """
     rungs = betas.shape[0]
 

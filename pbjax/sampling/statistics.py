@@ -36,6 +36,16 @@ def init_statistics(shape: tuple[int, ...], *, lags: int) -> StreamedStatistics:
     Args:
         shape: shape S of what `update_statistics` will be given.
         lags: largest lag of the autocovariance, >= 1; about the longest expected autocorrelation time.
+
+    Raises:
+        ValueError: lags below 1.
+
+    Example:
+        >>> statistics = init_statistics((), lags=2)
+        >>> for draw in (1.0, 2.0, 4.0, 1.0):
+        ...     statistics = update_statistics(statistics, jnp.asarray(draw))
+        >>> int(statistics.count)
+        4
     """
     if lags < 1:
         raise ValueError(f"lags must be at least 1; got {lags}")
@@ -52,7 +62,15 @@ def init_statistics(shape: tuple[int, ...], *, lags: int) -> StreamedStatistics:
 
 
 def update_statistics(statistics: StreamedStatistics, draw: jax.Array) -> StreamedStatistics:
-    """Add one draw, [*S]; a scan carry of constant shape."""
+    """Add one draw, [*S]; a scan carry of constant shape.
+
+    Example:
+        >>> statistics = init_statistics((), lags=2)
+        >>> for draw in (1.0, 2.0, 4.0, 1.0):
+        ...     statistics = update_statistics(statistics, jnp.asarray(draw))
+        >>> float(statistics.total)
+        4.0
+    """
     count, shift, total, products, head, recent = statistics
     lags = recent.shape[0]
     shift = jnp.where(count == 0, draw.astype(shift.dtype), shift)
@@ -66,12 +84,28 @@ def update_statistics(statistics: StreamedStatistics, draw: jax.Array) -> Stream
 
 
 def mean(statistics: StreamedStatistics) -> jax.Array:
-    """Mean of the draws, [*S]; NaN before the first."""
+    """Mean of the draws, [*S]; NaN before the first.
+
+    Example:
+        >>> statistics = init_statistics((), lags=2)
+        >>> for draw in (1.0, 2.0, 4.0, 1.0):
+        ...     statistics = update_statistics(statistics, jnp.asarray(draw))
+        >>> float(mean(statistics))
+        2.0
+    """
     return statistics.shift + statistics.total / statistics.count
 
 
 def variance(statistics: StreamedStatistics) -> jax.Array:
-    """Sample variance with divisor count - 1, [*S]."""
+    """Sample variance with divisor count - 1, [*S].
+
+    Example:
+        >>> statistics = init_statistics((), lags=2)
+        >>> for draw in (1.0, 2.0, 4.0, 1.0):
+        ...     statistics = update_statistics(statistics, jnp.asarray(draw))
+        >>> float(variance(statistics))
+        2.0
+    """
     count = statistics.count.astype(statistics.total.dtype)
     return jnp.maximum(statistics.products[0] - statistics.total**2 / count, 0.0) / (count - 1)
 
@@ -80,6 +114,13 @@ def autocovariance(statistics: StreamedStatistics) -> jax.Array:
     r"""Biased autocovariance $\frac1N\sum_{t>k}(x_t-\bar x)(x_{t-k}-\bar x)$ for k = 0..lags, [lags + 1, *S].
 
     Equal to the value computed from the kept draws (to rounding) once count > lags.
+
+    Example:
+        >>> statistics = init_statistics((), lags=2)
+        >>> for draw in (1.0, 2.0, 4.0, 1.0):
+        ...     statistics = update_statistics(statistics, jnp.asarray(draw))
+        >>> [round(float(c), 3) for c in autocovariance(statistics)]
+        [1.5, -0.5, -0.5]
     """
     count = statistics.count.astype(statistics.total.dtype)
     centre = statistics.total / count
@@ -99,6 +140,13 @@ def standard_error(statistics: StreamedStatistics) -> jax.Array:
 
     Geyer's initial positive sequence, cut at `lags`: autocovariances are summed in pairs until a pair's sum is not
     positive. Never below the independent-draws value.
+
+    Example:
+        >>> statistics = init_statistics((), lags=2)
+        >>> for draw in (1.0, 2.0, 4.0, 1.0):
+        ...     statistics = update_statistics(statistics, jnp.asarray(draw))
+        >>> round(float(standard_error(statistics)), 4)
+        0.6124
 
     References:
         Geyer (1992), "Practical Markov chain Monte Carlo", section 3.3.

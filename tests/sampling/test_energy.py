@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pbjax.models import mlp
-from pbjax.posteriors.energy import chunk_rows, energy, mean_losses, rows_for
+from pbjax.posteriors.energy import chunk_rows, energy, mean_losses
 from pbjax.posteriors.gibbs import log_density, whiten
 
 
@@ -29,9 +29,9 @@ def definition(params):
 @pytest.mark.parametrize("rows_per_chunk", [1, 10, 53, 500])
 @pytest.mark.parametrize("columns", [True, False])
 def test_value_and_gradient_equal_the_definition(rows_per_chunk, columns):
-    model = MODEL if columns else MODEL._replace(apply_columns=None)
-    rows = rows_for(model, INPUTS, LABELS, rows_per_chunk=rows_per_chunk)
-    value, gradient = jax.value_and_grad(partial(energy(model, squared), rows=rows))(PARAMS)
+    apply = MODEL.apply_columns if columns else MODEL.apply
+    rows = chunk_rows(INPUTS, LABELS, rows_per_chunk=rows_per_chunk, columns=columns)
+    value, gradient = jax.value_and_grad(partial(energy(apply, squared, columns=columns), rows=rows))(PARAMS)
     expected_value, expected = jax.value_and_grad(definition)(PARAMS)
     assert value.dtype == jnp.float64
     np.testing.assert_allclose(value, expected_value, rtol=2e-6)
@@ -41,8 +41,8 @@ def test_value_and_gradient_equal_the_definition(rows_per_chunk, columns):
 
 
 def test_forward_mode_and_vmap_agree_with_reverse_mode():
-    rows = rows_for(MODEL, INPUTS, LABELS, rows_per_chunk=20)
-    function = partial(energy(MODEL, squared), rows=rows)
+    rows = chunk_rows(INPUTS, LABELS, rows_per_chunk=20, columns=False)
+    function = partial(energy(MODEL.apply, squared), rows=rows)
     many = jax.tree.map(lambda x: jnp.stack([x, 2 * x, -x]), PARAMS)
     values, gradients = jax.jit(jax.vmap(jax.value_and_grad(function)))(many)
     tangent = jax.tree.map(jnp.ones_like, PARAMS)
@@ -55,9 +55,9 @@ def test_forward_mode_and_vmap_agree_with_reverse_mode():
 
 
 def test_filler_rows_do_not_count():
-    rows = rows_for(MODEL, INPUTS, LABELS, rows_per_chunk=50)
+    rows = chunk_rows(INPUTS, LABELS, rows_per_chunk=50, columns=False)
     assert rows.weights.shape == (2, 27) and float(rows.weights.sum()) == 53
-    risks = mean_losses(MODEL, {"one": lambda logits, labels, axis: jnp.ones(labels.shape)}, PARAMS, rows=rows)
+    risks = mean_losses(MODEL.apply, {"one": lambda logits, labels, axis: jnp.ones(labels.shape)}, PARAMS, rows=rows)
     assert float(risks["one"]) == 1.0
 
 
@@ -69,8 +69,8 @@ def test_gradient_is_one_pass_and_traced_once():
         calls += 1
         return squared(logits, labels, axis=axis)
 
-    rows = rows_for(MODEL, INPUTS, LABELS, rows_per_chunk=20)
-    function = jax.jit(jax.value_and_grad(partial(energy(MODEL, counting), rows=rows)))
+    rows = chunk_rows(INPUTS, LABELS, rows_per_chunk=20, columns=False)
+    function = jax.jit(jax.value_and_grad(partial(energy(MODEL.apply, counting), rows=rows)))
     for factor in (1.0, 2.0):
         function(jax.tree.map(lambda x, f=factor: f * x, PARAMS))
     # Once for the primal function's shape, once inside the derivative rule; never again for new values.

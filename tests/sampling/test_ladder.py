@@ -9,14 +9,13 @@ import pytest
 
 from pbjax.evidence import thermodynamic_integration_with_errors
 from pbjax.sampling import (
-    AnnealState,
     HMCSettings,
-    LadderState,
     adapt_chunk,
     anneal_chunk,
     freeze,
     hmc,
-    init_statistics,
+    init_anneal,
+    init_ladder,
     sample_chunk,
     summarise,
 )
@@ -42,14 +41,16 @@ def exact(beta):
 
 
 def start(betas, chains, seed=0, lags=20):
-    replicas = len(betas) * chains
-    z = jax.random.normal(jax.random.key(seed), (replicas, D), jnp.float32)
-    kernel = hmc.init(z, jnp.repeat(jnp.asarray(betas), chains), energy)
-    log_step = jnp.full(len(betas), np.log(0.3))
-    return LadderState(
-        kernel, log_step, jnp.ones((len(betas), D), jnp.float32), jnp.zeros_like(log_step), jnp.zeros((), jnp.int32),
-        init_statistics((1 + D, len(betas), chains), lags=lags), jax.random.key(seed + 1),
-    )  # fmt: skip
+    z = jax.random.normal(jax.random.key(seed), (len(betas), chains, D), jnp.float32)
+    return init_ladder(
+        jax.random.key(seed + 1),
+        z,
+        betas=jnp.asarray(betas),
+        energy=energy,
+        step_sizes=jnp.full(len(betas), 0.3),
+        num_functionals=1 + D,
+        lags=lags,
+    )
 
 
 def observe(z):
@@ -168,8 +169,8 @@ def test_positions_stay_float32_and_densities_float64():
 
 def test_annealing_follows_the_curve_up_and_down():
     betas = np.geomspace(0.5, 40.0, 12)
-    kernel = hmc.init(jax.random.normal(jax.random.key(0), (64, D), jnp.float32), jnp.full(64, betas[0]), energy)
-    state = AnnealState(kernel, jnp.asarray(np.log(0.3)), jnp.asarray(betas[0]), jax.random.key(1))
+    z = jax.random.normal(jax.random.key(0), (64, D), jnp.float32)
+    state = init_anneal(jax.random.key(1), z, beta=betas[0], energy=energy, step_size=0.3)
     walk = jax.jit(partial(anneal_chunk, energy=energy, settings=SETTINGS, moves=8))
     state, up = walk(state, jnp.asarray(betas))
     state, down = walk(state, jnp.asarray(betas[::-1].copy()))
