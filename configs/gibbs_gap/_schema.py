@@ -147,9 +147,9 @@ class Rosenbrock(RunOptions):
 
     description: str = dataclasses.field(default="", metadata={"hash": False})
     """What --help says about this config."""
-    curvature: float = 5.0
+    curvature: float = 2.0
     """b of the energy (1 - x)^2 + b (y - x^2)^2, squashed to [0, 1]."""
-    beta: float = 20.0
+    beta: float = 14.0
     """Inverse temperature of the target."""
     prior_scale: float = 2.0
     """Standard deviation of the prior N(0, prior_scale^2 I)."""

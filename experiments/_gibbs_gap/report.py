@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments._gibbs_gap import summary
 from experiments._gibbs_gap.problem import FUNCTIONALS, Problem
 from pbjax import certificates, evidence, posteriors, runs
 from pbjax.runs import figures
@@ -125,17 +126,6 @@ def _test_set_row(config: Any, problem: Problem, position: np.ndarray, beta: flo
     return {**certificate.row(), "test_risk": named["test_zero_one"], "empirical_risk": named["zero_one"]}
 
 
-def best_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For every seed, loss and method the row of least certificate, unflagged rows first."""
-    best: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in rows:
-        key = (row["seed"], row["loss"], row["method"])
-        rank = (bool(row["flag"]), row["certificate"])
-        if key not in best or rank < (bool(best[key]["flag"]), best[key]["certificate"]):
-            best[key] = row
-    return [best[key] for key in sorted(best, key=lambda key: (key[1], key[0], best[key]["certificate"]))]
-
-
 def write(
     config: Any, problem: Problem, directory: runs.RunDirectory, prior: Any, up: Any, down: Any, ladder: Any,
     adapted: Any, sampled: Any, trained: Any,
@@ -192,6 +182,7 @@ def write(
             _figures(config, directory, betas, own, summaries, diagnostics, estimate, flags)
     directory.write_results(rows, sections={"ladder": rungs, "gap": gaps, "pilot": _pilot(up, down, config)})
     figures.certificates_by_temperature(rows, directory.figures / "certificates.png")
+    summary.write(directory.path)
     _say(config, directory, rows, rungs)
 
 
@@ -225,7 +216,7 @@ def _say(config: Any, directory: runs.RunDirectory, rows: list[dict[str, Any]], 
         if rung["flag"]:
             print(f"warning: seed {rung['seed']}, beta {rung['beta']:.4g}: {rung['flag']}", file=sys.stderr)
     print_results(
-        best_rows(rows),
+        summary.best_rows(rows),
         columns=(
             "method", "loss", "beta", "empirical_risk", "test_risk", "kl", "certificate", "r_hat", "ess", "seed",
         ),
