@@ -121,8 +121,8 @@ delta = {rows[0]["delta"]:g} for each loss. † marks a number that a diagnostic
 {_ladder(record)}
 ## The gap of mean field, KL(Q‖Q_beta)/beta
 
-E_Q L + KL(Q‖P)/beta − (−log Z)/beta for the mean-field posterior trained at each rung, with −log Z by the trapezium; low
-and high take the left and the right sum.
+E_Q L + KL(Q‖P)/beta − (−log Z)/beta for the mean-field posterior trained at each rung, with −log Z by the trapezium;
+low and high take the left and the right sum.
 
 {_gap(record)}
 ## Settings
