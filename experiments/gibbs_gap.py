@@ -41,6 +41,7 @@ from pbjax.sampling import (
     init_anneal,
     init_ladder,
     sample_chunk,
+    standard_error,
 )
 
 NAME = "gibbs_gap"
@@ -258,6 +259,7 @@ def sample(
         "acceptance": joined.acceptance.mean(axis=(1, 2)),
         "divergences": joined.divergent.sum(axis=(1, 2)),
         "step_size": step,
+        "streamed_error": np.asarray(standard_error(state.statistics)),
         "last": np.asarray(state.kernel.position).reshape(len(step), -1, problem.whitening.dimension),
         "seconds": time.perf_counter() - begin,
     }

@@ -17,9 +17,6 @@ def _require(condition: bool, message: str) -> None:
 class GibbsGap(RunOptions):
     """Certificates of the Gibbs posterior by HMC beside those of mean-field variational inference."""
 
-    description: str = dataclasses.field(default="", metadata={"hash": False})
-    """What --help says about this config."""
-
     dataset: Literal["digits", "mnist", "fashion_mnist", "cifar10"] = "digits"
     """Data set; all but digits are read from --data-dir."""
     binary: bool = False
@@ -104,6 +101,8 @@ class GibbsGap(RunOptions):
     """Draws of the mean-field posteriors of the other rungs."""
     full_covariance: bool = False
     """Also train a full-covariance Gaussian at the best beta: splits the gap into factorised and Gaussian parts."""
+    full_covariance_steps: int = 4000
+    """Steps of its training."""
     seeds: tuple[int, ...] = (0,)
     """Seeds; their chains run as one program on a common ladder with common step sizes."""
 
@@ -145,8 +144,6 @@ class GibbsGap(RunOptions):
 class Rosenbrock(RunOptions):
     """The two-dimensional picture: HMC against a mean-field Gaussian on the Rosenbrock function."""
 
-    description: str = dataclasses.field(default="", metadata={"hash": False})
-    """What --help says about this config."""
     curvature: float = 2.0
     """b of the energy (1 - x)^2 + b (y - x^2)^2, squashed to [0, 1]."""
     beta: float = 14.0

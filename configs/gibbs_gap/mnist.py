@@ -1,4 +1,4 @@
-"""Ten-class MNIST, 28x28, all 60,000 images, 784-600-600-10: for an accelerator (about 0.4 s a gradient on 2 cores).
+"""Ten-class MNIST, 28x28, all 60,000 images, 784-600-600-10: for an accelerator.
 
 python experiments/gibbs_gap.py --config mnist --data-dir DATA --seeds 0 1
 """

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from pbjax import losses
 from pbjax.data import Dataset, load
@@ -44,10 +43,6 @@ class Problem(NamedTuple):
     data: tuple[Rows, Rows]
     energy: Callable[..., jax.Array]
     observe: Callable[..., jax.Array]
-
-    def whitening_log_scale(self) -> jax.Array:
-        """Log standard deviations of the prior as a flat vector [d]."""
-        return ravel_pytree(self.prior.log_scale)[0]
 
     @property
     def n(self) -> int:

@@ -170,6 +170,11 @@ def write(
                     "acceptance": float(sampled["acceptance"][rung - 1]) if rung else None,
                     "divergences": int(divergences[rung]),
                     **{f"mean_{name}": float(np.asarray(summaries[name].mean)[rung]) for name in FUNCTIONALS},
+                    "streamed_standard_error_energy": (
+                        float(np.sqrt(np.mean(sampled["streamed_error"][0, rung - 1, chains] ** 2) / config.chains))
+                        if rung
+                        else None
+                    ),
                     "standard_error_energy": float(np.asarray(summaries["energy"].standard_error)[rung]),
                     **{f"r_hat_{name}": float(diagnostics[name].r_hat[rung]) for name in FUNCTIONALS},
                     **{f"ess_{name}": float(diagnostics[name].ess[rung]) for name in FUNCTIONALS},

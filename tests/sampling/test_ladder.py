@@ -100,10 +100,13 @@ def test_evidence_and_kl_against_the_closed_form(run):
     assert abs(float(estimate.value.trapezium[-1]) - truth[-1]) < 0.1
 
 
-def test_acceptance_reaches_its_target(run):
-    _, _, _, draws = run
+def test_acceptance_reaches_its_target_or_the_trajectory_its_cap(run):
+    _, _, state, draws = run
     mean = np.asarray(draws.acceptance).mean(axis=(1, 2))
-    assert (np.abs(mean - SETTINGS.target_acceptance) < 0.1).all(), mean
+    capped = np.asarray(state.log_step) > SETTINGS.max_log_step - 0.01
+    assert capped.any() and not capped.all()  # the target is a wide Gaussian on the low rungs, a narrow one above
+    assert (np.abs(mean - SETTINGS.target_acceptance)[~capped] < 0.1).all(), mean
+    assert (mean[capped] > SETTINGS.target_acceptance - 0.1).all(), mean
     assert not np.asarray(draws.divergent).any()
 
 
