@@ -18,7 +18,7 @@ TINY = (
 )  # fmt: skip
 
 
-def command(*arguments, timeout=240):
+def command(*arguments, timeout=900):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     return subprocess.run(
         [sys.executable, str(ROOT / "experiments" / "gibbs_gap.py"), *arguments],
