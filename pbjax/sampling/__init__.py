@@ -1,17 +1,14 @@
 """Samplers over ladders of inverse temperatures: blackjax kernels, pilots, streamed statistics, diagnostics."""
 
 from pbjax.sampling import hmc
+from pbjax.sampling.annealing import AnnealState, AnnealTrace, anneal_chunk, init_anneal
 from pbjax.sampling.diagnostics import Diagnostics, flag_rungs, summarise
 from pbjax.sampling.ladder import (
-    AnnealState,
-    AnnealTrace,
     Draws,
     HMCSettings,
     LadderState,
     adapt_chunk,
-    anneal_chunk,
     freeze,
-    init_anneal,
     init_ladder,
     sample_chunk,
 )
