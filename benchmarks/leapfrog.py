@@ -52,9 +52,11 @@ def measure(
     prior = fan_in_prior(model.init(jax.random.key(0), jnp.asarray(inputs[:1])), scale=2.0)
     whitening = whiten(prior.mean, prior.log_scale)
     data = chunk_rows(inputs, labels, rows_per_chunk=rows_per_chunk, columns=True)
+    assert model.columns is not None
     function = energy(
-        model.apply_columns or model.apply, partial(smooth_bounded_cross_entropy, ceiling=4.0), columns=True
-    )
+        model.columns.apply, partial(smooth_bounded_cross_entropy, ceiling=4.0), columns=True,
+        prepare=model.columns.prepare,
+    )  # fmt: skip
     betas = jnp.full((replicas,), 1000.0)
 
     def target(z: jax.Array, beta: jax.Array, data: Any) -> jax.Array:
@@ -107,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=60_000)
     parser.add_argument("--replicas", type=int, default=44)
-    parser.add_argument("--rows-per-chunk", type=int, nargs="+", default=[1000, 2000])
+    parser.add_argument("--rows-per-chunk", type=int, nargs="+", default=[2000, 3000])
     parser.add_argument("--leapfrogs", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--widths", type=int, nargs="+", default=[196, 50, 10])

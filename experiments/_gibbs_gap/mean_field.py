@@ -25,8 +25,9 @@ from pbjax.runs.progress import Progress
 
 
 def _logits(problem: Problem, params: Any, inputs: jax.Array) -> tuple[jax.Array, int]:
-    if problem.model.apply_columns is not None:
-        return problem.model.apply_columns(params, inputs.T), 0
+    columns = problem.model.columns
+    if columns is not None:
+        return columns.apply(columns.prepare(params), inputs.T), 0
     return problem.model.apply(params, inputs), -1
 
 

@@ -65,21 +65,21 @@ def make_problem(config: Any) -> Problem:
         surrogate = partial(losses.smooth_bounded_cross_entropy, ceiling=config.ceiling)
     else:
         surrogate = partial(losses.bounded_cross_entropy, p_min=config.p_min)
-    columns = model.apply_columns is not None
-    apply = model.apply if model.apply_columns is None else model.apply_columns
+    columns = model.columns is not None
+    prepare, apply = model.columns if model.columns is not None else (lambda params: params, model.apply)
     chunk = partial(chunk_rows, rows_per_chunk=config.rows_per_chunk, columns=columns)
     data = (
         chunk(dataset.train_inputs, dataset.train_labels),
         chunk(dataset.test_inputs, dataset.test_labels),
     )
-    function = energy(apply, surrogate, columns=columns)
+    function = energy(apply, surrogate, columns=columns, prepare=prepare)
     certified = {"energy": surrogate, "zero_one": losses.zero_one}
 
     def energy_of(z: jax.Array, data: tuple[Rows, Rows]) -> jax.Array:
         return function(whitening.to_params(z), rows=data[0])
 
     def observe(z: jax.Array, data: tuple[Rows, Rows]) -> jax.Array:
-        params = whitening.to_params(z)
+        params = prepare(whitening.to_params(z))
         train = mean_losses(apply, certified, params, rows=data[0], columns=columns)
         test = mean_losses(
             apply, {**certified, "cross_entropy": losses.cross_entropy}, params, rows=data[1], columns=columns

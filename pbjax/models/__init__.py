@@ -1,8 +1,8 @@
-"""Networks as pure functions: `Model(init, apply, apply_columns)` around Flax Linen modules.
+"""Networks as pure functions: `Model(init, apply, columns)` around Flax Linen modules.
 
 Nothing else in pbjax imports flax; every other room sees a parameter pytree and `apply(params, inputs) -> logits`.
 """
 
-from pbjax.models.mlp import ACTIVATIONS, MLP, Model, mlp
+from pbjax.models.mlp import ACTIVATIONS, MLP, Columns, Model, mlp
 
-__all__ = ["ACTIVATIONS", "MLP", "Model", "mlp"]
+__all__ = ["ACTIVATIONS", "MLP", "Columns", "Model", "mlp"]

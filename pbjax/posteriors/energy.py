@@ -77,6 +77,10 @@ def chunk_rows(inputs: Any, labels: Any, *, rows_per_chunk: int, columns: bool) 
     return Rows(jnp.asarray(inputs), jnp.asarray(labels), jnp.asarray(weights), jnp.asarray(float(n)))
 
 
+def _identity(params: Any) -> Any:
+    return params
+
+
 def mean_losses(
     apply: Apply, losses: Mapping[str, ExampleLoss], params: Any, *, rows: Rows, columns: bool = False
 ) -> dict[str, jax.Array]:
@@ -85,7 +89,7 @@ def mean_losses(
     Args:
         apply: the network.
         losses: named per-example losses.
-        params: parameter pytree.
+        params: parameter pytree, as `apply` takes it.
         rows: the data, from `chunk_rows` with the same `columns`.
         columns: the network is feature-major.
 
@@ -107,14 +111,18 @@ def mean_losses(
     return {name: total / rows.count.astype(accumulator.dtype) for name, total in totals.items()}
 
 
-def energy(apply: Apply, loss: ExampleLoss, *, columns: bool = False) -> Callable[..., jax.Array]:
+def energy(
+    apply: Apply, loss: ExampleLoss, *, columns: bool = False, prepare: Callable[[Any], Any] = _identity
+) -> Callable[..., jax.Array]:
     r"""The empirical risk $L(w) = \frac1n \sum_i \ell(f_w(x_i), y_i)$ as a function fit for `value_and_grad`.
 
     Args:
         apply: the network.
         loss: the per-example loss, in [0, 1] if L is to enter a certificate.
-        columns: the network is feature-major, as `Model.apply_columns`; the rows then come from
+        columns: the network is feature-major, as `Model.columns.apply`; the rows then come from
             `chunk_rows(..., columns=True)`.
+        prepare: `prepare(params)` is what the network takes, as `Model.columns.prepare`; done once per call, outside
+            the scan over chunks, and pulled back once from the summed gradient, so it has to be linear.
 
     Returns:
         `energy(params, *, rows) -> L`, a float64 scalar (under x64) with float32 gradients. It can be jitted,
@@ -128,7 +136,7 @@ def energy(apply: Apply, loss: ExampleLoss, *, columns: bool = False) -> Callabl
         >>> loss = lambda logits, labels, axis: smooth_bounded_cross_entropy(logits, labels, ceiling=4.0, axis=axis)
         >>> rows = chunk_rows(np.ones((5, 2)), np.zeros(5, int), rows_per_chunk=2, columns=True)
         >>> params = jax.tree.map(jax.numpy.zeros_like, model.init(jax.random.key(0), jax.numpy.ones((1, 2))))
-        >>> function = energy(model.apply_columns, loss, columns=True)
+        >>> function = energy(model.columns.apply, loss, columns=True, prepare=model.columns.prepare)
         >>> value, gradient = jax.value_and_grad(lambda p: function(p, rows=rows))(params)
         >>> round(float(value), 3)
         0.267
@@ -145,22 +153,24 @@ def energy(apply: Apply, loss: ExampleLoss, *, columns: bool = False) -> Callabl
         # then raises instead of being zero in silence.
         @jax.custom_jvp
         def value(params: Any) -> jax.Array:
-            return mean_losses(apply, {"loss": loss}, params, rows=rows, columns=columns)["loss"]
+            return mean_losses(apply, {"loss": loss}, prepare(params), rows=rows, columns=columns)["loss"]
 
         @value.defjvp
         def value_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[jax.Array, jax.Array]:
             (params,), (tangent,) = primals, tangents
+            prepared, pull_back = jax.vjp(prepare, params)
 
             def add(carry: tuple[jax.Array, Any], chunk: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, Any], None]:
                 total, gradient = carry
-                part, part_gradient = jax.value_and_grad(chunk_sum)(params, *chunk)
+                part, part_gradient = jax.value_and_grad(chunk_sum)(prepared, *chunk)
                 return (total + part, jax.tree.map(jnp.add, gradient, part_gradient)), None
 
             start = (
                 jnp.zeros((), jax.dtypes.canonicalize_dtype(jnp.float64)),
-                jax.tree.map(jnp.zeros_like, params),
+                jax.tree.map(jnp.zeros_like, prepared),
             )
             (total, gradient), _ = jax.lax.scan(add, start, rows[:3])
+            (gradient,) = pull_back(gradient)
             count = rows.count
             products = jax.tree.map(lambda g, t: jnp.vdot(g / count.astype(g.dtype), t), gradient, tangent)
             directional = jax.tree.reduce(jnp.add, products)

@@ -26,12 +26,17 @@ def definition(params):
     return jnp.mean(squared(MODEL.apply(params, jnp.asarray(INPUTS)), jnp.asarray(LABELS), axis=-1))
 
 
+def energies(columns):
+    if not columns:
+        return energy(MODEL.apply, squared)
+    return energy(MODEL.columns.apply, squared, columns=True, prepare=MODEL.columns.prepare)
+
+
 @pytest.mark.parametrize("rows_per_chunk", [1, 10, 53, 500])
 @pytest.mark.parametrize("columns", [True, False])
 def test_value_and_gradient_equal_the_definition(rows_per_chunk, columns):
-    apply = MODEL.apply_columns if columns else MODEL.apply
     rows = chunk_rows(INPUTS, LABELS, rows_per_chunk=rows_per_chunk, columns=columns)
-    value, gradient = jax.value_and_grad(partial(energy(apply, squared, columns=columns), rows=rows))(PARAMS)
+    value, gradient = jax.value_and_grad(partial(energies(columns), rows=rows))(PARAMS)
     expected_value, expected = jax.value_and_grad(definition)(PARAMS)
     assert value.dtype == jnp.float64
     np.testing.assert_allclose(value, expected_value, rtol=2e-6)
@@ -52,6 +57,22 @@ def test_forward_mode_and_vmap_agree_with_reverse_mode():
         np.testing.assert_allclose(value, values[replica], rtol=1e-6)
         total = sum(float(jnp.sum(g[replica])) for g in jax.tree.leaves(gradients))
         np.testing.assert_allclose(derivative, total, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("columns", [True, False])
+def test_hessian_vector_products_equal_those_of_the_definition(columns):
+    rows = chunk_rows(INPUTS, LABELS, rows_per_chunk=20, columns=columns)
+    tangent = jax.tree.map(jnp.ones_like, PARAMS)
+
+    def product(function):
+        return jax.jvp(jax.grad(function), (PARAMS,), (tangent,))[1]
+
+    for ours, theirs in zip(
+        jax.tree.leaves(product(partial(energies(columns), rows=rows))),
+        jax.tree.leaves(product(definition)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-6)
 
 
 def test_filler_rows_do_not_count():
