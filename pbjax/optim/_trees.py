@@ -57,12 +57,12 @@ def norm(tree: Params) -> jax.Array:
     return jnp.sqrt(dot(tree, tree))
 
 
-def scale(factor: jax.Array | float, tree: Params) -> Params:
+def scale(factor: Any, tree: Params) -> Params:
     """factor * tree, in float32 at least."""
     return jax.tree.map(lambda leaf: factor_like(factor, leaf) * wide(leaf), tree)
 
 
-def factor_like(factor: jax.Array | float, leaf: jax.Array) -> jax.Array:
+def factor_like(factor: Any, leaf: jax.Array) -> jax.Array:
     """A scalar in the width the leaf is computed in, so that it never promotes the leaf."""
     return jnp.asarray(factor, jnp.promote_types(leaf.dtype, jnp.float32))
 
@@ -106,7 +106,7 @@ def cast_like(tree: Params, like: Params) -> Params:
 
 def all_finite(tree: Params) -> jax.Array:
     """True if no number of the tree is NaN or infinite."""
-    return jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), tree), jnp.bool_(True))
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
 
 
 def where(condition: jax.Array, yes: Params, no: Params) -> Params:

@@ -4,7 +4,7 @@ A direction is the vector q of the perturbation
 
     epsilon = r D q,
 
-with the diagonal metric D and the radius r. Adversarial directions have norm 1; the Gaussian one has $E\|q\|^2 = 1$. With
+with the diagonal metric D and the radius r. Adversarial directions have norm 1, the Gaussian one $E\|q\|^2 = 1$. With
 an adversarial direction $q = Dg / \|Dg\|$ this is $\epsilon = r D^2 g / \|Dg\|$, the best response in the ellipsoid
 $\|D^{-1} \epsilon\| \le r$ to the linearised loss.
 """

@@ -102,7 +102,40 @@ def fisher(eta: ArrayLike = 0.2) -> Metric:
     check_range("eta", eta, low=0.0, open_high=True)
 
     def diagonal(params: Tree, gradient: Tree) -> Tree:
-        return jax.tree.map(lambda g: jax.lax.rsqrt(1 + trees.factor_like(eta, g) * jnp.square(trees.wide(g))), gradient)
+        return jax.tree.map(
+            lambda g: jax.lax.rsqrt(1 + trees.factor_like(eta, g) * jnp.square(trees.wide(g))), gradient
+        )
+
+    return Metric(diagonal, needs_gradient=True)
+
+
+def sparse(density: ArrayLike = 0.5) -> Metric:
+    """D = 1 for the share of weights with the largest squared gradient and 0 for the others.
+
+    Args:
+        density: that share, in (0, 1].
+
+    Returns:
+        A `Metric` that reads the clean gradient; ties are all kept.
+
+    Raises:
+        ValueError: a density outside (0, 1].
+
+    Example:
+        >>> sparse(0.5).diagonal(None, {"w": jnp.array([1.0, -3.0])})["w"].tolist()
+        [0.0, 1.0]
+
+    References:
+        Mi et al., "Make sharpness-aware minimization stronger: A sparsified perturbation approach", NeurIPS 2022.
+    """
+    check_range("density", density, low=0.0, high=1.0, open_low=True)
+
+    def diagonal(params: Tree, gradient: Tree) -> Tree:
+        sizes = jax.tree.map(lambda g: jnp.abs(trees.wide(g)), gradient)
+        every = jnp.sort(jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(sizes)]))
+        kept = jnp.ceil(jnp.asarray(density, jnp.float32) * every.size).astype(jnp.int32)
+        least = every[every.size - jnp.clip(kept, 1, every.size)]
+        return jax.tree.map(lambda s: (s >= least.astype(s.dtype)).astype(s.dtype), sizes)
 
     return Metric(diagonal, needs_gradient=True)
 

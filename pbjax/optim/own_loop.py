@@ -75,8 +75,8 @@ def perturbed_value_and_grad(
 ) -> tuple[Any, Tree, Any]:
     """Loss and gradient as a member wants them, with the member's own state brought up to date.
 
-    Follow it with `update(grads, opt_state, params, perturbed=True)`; what else the loop does between the two (clipping,
-    logging, averaging over devices) is its own affair.
+    Follow it with `update(grads, opt_state, params, perturbed=True)`; what else the loop does between the two
+    (clipping, logging, averaging over devices) is its own affair.
 
     Args:
         loss: `loss(params, *args) -> scalar`, or `-> (scalar, aux)` with `has_aux`.
@@ -84,13 +84,13 @@ def perturbed_value_and_grad(
         params: parameter pytree.
         key: typed PRNG key, a new one a step; may be None for members without noise.
         *args: what else the loss takes. For a member with micro-batches, every array is cut along its first axis.
-        member: the transformation whose state it is, as it was built (`sam(0.05)`, ...); the settings are read off it, so
-            injected hyper-parameters do not act here.
+        member: the transformation whose state it is, as it was built (`sam(0.05)`, ...); the settings are read off it,
+            so injected hyper-parameters do not act here.
         has_aux: whether the loss also returns auxiliary data (batch-norm statistics, metrics).
 
     Returns:
-        `(value, grads, opt_state)`, or `((value, aux), grads, opt_state)` with `has_aux`. Value and aux are those of the
-        clean pass where the method makes one, else of the only (or last) perturbed pass: never of two passes.
+        `(value, grads, opt_state)`, or `((value, aux), grads, opt_state)` with `has_aux`. Value and aux are those of
+        the clean pass where the method makes one, else of the only (or last) perturbed pass: never of two passes.
 
     Raises:
         ValueError: no state or several states of the member's type in `opt_state`, or a missing key.

@@ -113,7 +113,8 @@ def sharpness_aware(
 
     Args:
         radius: Euclidean rho >= 0, or a schedule `count -> rho`; with `learned`, where sigma starts: rho / sqrt(P).
-        direction: `along_gradient()` (default), `at_random()`, `mixture(kappa)`, `away_from_mean()`, `along_momentum()`.
+        direction: `along_gradient()` (default), `at_random()`, `mixture(kappa)`, `away_from_mean()` or
+            `along_momentum()`.
         metric: `euclidean()` (default), `adaptive(eta)`, `fisher(eta)`, `filter_norm()`. A learned scale multiplies it.
         learned: `learned_scale(...)`; D is then sigma and r = sqrt(P), and the prior's pull is added to the gradient.
         combination: `perturbed_only()` (default), `weighted(weight)`, `surrogate_gap(alpha)`.
@@ -141,8 +142,30 @@ def sharpness_aware(
         [-3.06, -4.08]
 
     References:
-        Foret et al., ICLR 2021; Ujvary et al., "Rethinking sharpness-aware minimization as variational inference", 2022.
+        Foret et al., ICLR 2021; Ujvary et al., "Rethinking sharpness-aware minimization as variational inference", OPT
+        2022.
     """
+    return from_rule(
+        rule_of(
+            radius, direction=direction, metric=metric, learned=learned, combination=combination,
+            in_standard_units=in_standard_units, ascent=ascent, mask=mask, samples=samples,
+        )
+    )  # fmt: skip
+
+
+def rule_of(
+    radius: Radius,
+    *,
+    direction: Direction | None = None,
+    metric: Metric | None = None,
+    learned: LearnedScale | None = None,
+    combination: Combination | None = None,
+    in_standard_units: bool | None = None,
+    ascent: Radius | None = None,
+    mask: trees.Mask | None = None,
+    samples: int = 1,
+) -> Rule:
+    """The parts put together, with the defaults of `sharpness_aware`, after their checks."""
     _check_radius("radius", radius)
     if ascent is not None:
         _check_radius("ascent", ascent)
@@ -155,11 +178,10 @@ def sharpness_aware(
             raise ValueError("in_standard_units is not for a learned scale, which always is in standard units")
         if not callable(radius):
             check_range("radius", radius, low=0.0, open_low=True, remedy="a learned scale starts at radius/sqrt(P) > 0")
-    rule = Rule(
+    return Rule(
         radius, direction, euclidean() if metric is None else metric, learned,
         perturbed_only() if combination is None else combination, bool(in_standard_units), ascent, mask, int(samples),
     )  # fmt: skip
-    return from_rule(rule)
 
 
 def from_rule(rule: Rule) -> Member:
@@ -174,7 +196,7 @@ def from_rule(rule: Rule) -> Member:
         value_and_grad_fn: Any = None,
         key: Any = None,
         perturbed: bool = False,
-        **_: Any,
+        **others: Any,
     ) -> tuple[Tree, PerturbationState]:
         if perturbed:
             return updates, state
@@ -198,13 +220,14 @@ def init(rule: Rule, params: Tree) -> PerturbationState:
     sigma = jnp.float32(_at(rule.radius, jnp.int32(0)))
     if not rule.in_standard_units:
         sigma = sigma * trees.count(params, mask) ** -0.5
+    log_scale: Any = _fixed_log_scale(rule, mask, sigma)
+    scale_update: Any = ()
     if rule.learned is not None:
         log_scale = jax.tree.map(
             lambda keep, w: jnp.full_like(trees.wide(w), jnp.log(sigma) if keep else -jnp.inf), mask, params
         )
         scale_update = rule.learned.update.init(log_scale)
-    else:
-        log_scale, scale_update = _fixed_log_scale(rule, mask, sigma), ()
+    # Arrays of their own: a buffer that a state holds twice cannot be donated.
     metrics = PerturbationMetrics(jnp.zeros((), jnp.float32), sigma, jnp.full((), jnp.nan, jnp.float32))
     return PerturbationState(jnp.zeros((), jnp.int32), rule.direction.init(params), log_scale, scale_update, metrics)
 
@@ -221,7 +244,9 @@ def step(
     """One evaluation at the perturbed point(s): the gradient to step with, the new state, mean loss and last aux."""
     trees.check_params(params)
     if rule.direction.needs_key and key is None:
-        raise ValueError("key is missing: the direction is random, pass update(..., key=key), a new jax.random.key a step")
+        raise ValueError(
+            "key is missing: the direction is random, pass update(..., key=key), a new jax.random.key a step"
+        )
     mask = trees.resolve_mask(rule.mask, params)
     size = trees.count(params, mask)
     rho = jnp.asarray(_at(rule.radius, state.count), jnp.float32)
@@ -268,7 +293,7 @@ def step(
         mean_scale = length * size**-0.5
         log_scale = _fixed_log_scale(rule, mask, mean_scale)
     metrics = PerturbationMetrics(jnp.sqrt(square).astype(jnp.float32), mean_scale, loss)
-    new = PerturbationState(optax.safe_increment(state.count), direction, log_scale, scale_update, metrics)
+    new = PerturbationState(_next(state.count), direction, log_scale, scale_update, metrics)
     # A gradient that is not finite must not leave half of itself behind: nothing of it enters the state, and the
     # gradient that goes on is not finite anywhere, so that whatever watches the updates sees it.
     finite = trees.all_finite(used)
@@ -295,6 +320,10 @@ def _fixed_log_scale(rule: Rule, mask: Tree, sigma: jax.Array) -> Any:
     if not rule.direction.is_gaussian or rule.metric.diagonal is not None or rule.ascent is not None:
         return ()
     return jax.tree.map(lambda keep: jnp.log(sigma) if keep else jnp.float32(-jnp.inf), mask)
+
+
+def _next(count: jax.Array) -> jax.Array:
+    return jnp.asarray(optax.safe_increment(count))
 
 
 def _at(radius: Radius, count: jax.Array) -> ArrayLike:
