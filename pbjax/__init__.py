@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pbjax import evidence as evidence
     from pbjax import losses as losses
     from pbjax import models as models
+    from pbjax import optim as optim
     from pbjax import posteriors as posteriors
     from pbjax import runs as runs
     from pbjax import sampling as sampling
@@ -34,6 +35,7 @@ __all__ = [
     "evidence",
     "losses",
     "models",
+    "optim",
     "posteriors",
     "runs",
     "sampling",

@@ -27,6 +27,7 @@ ROOM_MAY_IMPORT = {
     "evidence": set(),
     "losses": set(),
     "models": set(),
+    "optim": {"posteriors"},
     "posteriors": {"losses", "bounds"},
     "runs": set(),
     "sampling": {"posteriors", "evidence"},  # its diagnostics end in evidence.SampleStatistics

@@ -11,6 +11,7 @@ from pbjax.optim.fisher_sam import fisher_sam
 from pbjax.optim.friendly_sam import friendly_sam
 from pbjax.optim.geometry import Metric, adaptive, euclidean, filter_norm, fisher, sparse
 from pbjax.optim.gsam import gsam, radius_after_learning_rate
+from pbjax.optim.guard import skip_nonfinite
 from pbjax.optim.look_sam import LookSAMState, look_sam
 from pbjax.optim.m_sam import m_sam
 from pbjax.optim.mean_field import mean_field
@@ -33,6 +34,6 @@ __all__ = [
     "averaged_prediction", "away_from_mean", "complete_grad_fn", "euclidean", "filter_norm", "fisher", "fisher_sam",
     "friendly_sam", "gsam", "learned_scale", "look_sam", "m_sam", "mean_field", "mean_field_then_sam", "mix_sam",
     "mixture", "momentum_sam", "natural_gradient", "norm_only", "perturbed_only", "perturbed_value_and_grad",
-    "posterior", "radius_after_learning_rate", "random_sam", "reparametrised", "sam", "sharpness_aware", "sparse",
-    "sparse_sam", "surrogate_gap", "variational_sam", "weight_perturbation", "weighted",
+    "posterior", "radius_after_learning_rate", "random_sam", "reparametrised", "sam", "sharpness_aware",
+    "skip_nonfinite", "sparse", "sparse_sam", "surrogate_gap", "variational_sam", "weight_perturbation", "weighted",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ hyper-parameters, masks, or anything else that keeps its inner state in its own.
 """
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ class Member(optax.GradientTransformationExtraArgs):
         state_type: type,
         *,
         micro_batches: int | None = None,
-    ) -> Self:
+    ) -> "Member":
         made = cls(init, update)
         made.own_loop, made.state_type, made.micro_batches = own_loop, state_type, micro_batches
         return made
