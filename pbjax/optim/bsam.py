@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
@@ -73,7 +74,7 @@ def bsam(
     prior_precision: ArrayLike = 40.0,
     damping: ArrayLike = 0.1,
     precision_init: ArrayLike = 1.0,
-    micro_batches: int = 1,
+    micro_batches: ArrayLike = 1,
     mask: trees.Mask | None = None,
 ) -> Member:
     r"""Bayesian SAM, a whole optimiser with posterior $N(w, 1/(n s))$. With $\delta = \text{prior\_precision}/n$,
@@ -150,7 +151,16 @@ def bsam(
         )
     check_n(micro_batches, name="micro_batches")
     settings = _Settings(
-        learning_rate, n, radius, beta1, beta2, prior_precision, damping, precision_init, int(micro_batches), mask
+        learning_rate,
+        n,
+        radius,
+        beta1,
+        beta2,
+        prior_precision,
+        damping,
+        precision_init,
+        int(np.asarray(micro_batches)),
+        mask,
     )
 
     def update(
@@ -166,7 +176,7 @@ def bsam(
     ) -> tuple[Tree, BsamState]:
         gradient = updates
         if not perturbed:
-            gradient, state, _ = _ascend(settings, state, params, key, evaluator(grad_fn, value_and_grad_fn))
+            gradient, state, _loss = _ascend(settings, state, params, key, evaluator(grad_fn, value_and_grad_fn))
         return _step(settings, gradient, state, params)
 
     def own_loop(state: BsamState, params: Tree, key: Any, evaluate: Evaluate) -> Any:
