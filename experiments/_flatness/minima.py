@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -78,14 +79,13 @@ def critical_points(values: np.ndarray) -> list[Point]:
     return [point._replace(basin=basin) for point, basin in zip(found, ("sharp", "flat", "saddle"), strict=True)]
 
 
-def _descend(surface: Surface, start: tuple[float, float], step: float) -> tuple[np.ndarray, float]:
+def _descend(surface: Callable[[np.ndarray], jax.Array], start: np.ndarray, step: float) -> tuple[np.ndarray, float]:
     """Nelder and Mead's simplex, begun anew until it gains nothing: the largest value on a disc has kinks."""
-    compiled = jax.jit(lambda theta: surface(theta[0], theta[1]))
-    place, value = np.asarray(start, float), np.inf
+    place, value = start, np.inf
     for _ in range(RESTARTS):
         simplex = place + step * np.array([[0.0, 0.0], [1.0, 0.0], [0.3, 1.0]])
         options = {"xatol": 1e-8, "fatol": 1e-13, "maxiter": 2000, "initial_simplex": simplex}
-        done = optimize.minimize(lambda theta: float(compiled(theta)), place, method="Nelder-Mead", options=options)
+        done = optimize.minimize(lambda theta: float(surface(theta)), place, method="Nelder-Mead", options=options)
         gain, place, value = value - done.fun, done.x, float(done.fun)
         if gain < 1e-11:
             break
@@ -101,29 +101,29 @@ def minima(
         surface: the function.
         values: the same on the grid, [G, H].
         critical: the critical points of the loss, after which they are named.
-        jumps_with: for one-step SAM its radius: a grid minimum near a critical point is the trace of a jump, and the
-            infimum beside the critical point is given for it.
+        jumps_with: for one-step SAM its radius. The surface jumps at the critical points of the loss, so a descent
+            that ends at one of them is given the infimum beside it.
 
     Returns:
         Refined minima without duplicates. Those that run out to the border of the window are left out.
     """
     x, y = axes((values.shape[0], values.shape[1]))
     cell = np.array([x[1] - x[0], y[1] - y[0]])
+    compiled = jax.jit(lambda theta: surface(theta[0], theta[1]))
     found: list[Point] = []
     for i, j in _grid_minima(values):
-        start = np.array([x[i], y[j]])
-        nearest = min(critical, key=lambda point: np.hypot(*(start - point.place)))
-        if jumps_with is not None and np.hypot(*(start - nearest.place)) < max(0.25 * jumps_with, 2 * np.max(cell)):
+        place, value = _descend(compiled, np.array([x[i], y[j]]), float(np.max(cell)))
+        basin = min(critical[:2], key=lambda point: np.hypot(*(place - point.place))).basin
+        candidate = Point(basin, place, value)
+        if jumps_with is not None:
+            nearest = min(critical, key=lambda point: np.hypot(*(place - point.place)))
             limit = float(smallest_on_circle(loss, jumps_with)(*nearest.place))
-            candidate = Point(nearest.basin, nearest.place, limit, attained=False)
-        else:
-            place, value = _descend(surface, (start[0], start[1]), float(np.max(cell)))
-            nearest = min(critical[:2], key=lambda point: np.hypot(*(place - point.place)))
-            candidate = Point(nearest.basin, place, value)
-        inside = np.all(candidate.place > [x[0] + cell[0], y[0] + cell[1]]) and np.all(
-            candidate.place < [x[-1] - cell[0], y[-1] - cell[1]]
+            if np.hypot(*(place - nearest.place)) < 0.25 * jumps_with and limit < value:
+                candidate = Point(nearest.basin, nearest.place, limit, attained=False)
+        at_border = np.any(candidate.place < [x[0] + cell[0], y[0] + cell[1]]) or np.any(
+            candidate.place > [x[-1] - cell[0], y[-1] - cell[1]]
         )
-        if not inside:
+        if at_border:
             continue
         same = [k for k, other in enumerate(found) if np.hypot(*(candidate.place - other.place)) < SAME]
         if not same:
