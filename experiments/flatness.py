@@ -82,8 +82,8 @@ rho = {config.radius:g}, grid {config.grid[0]} x {config.grid[1]}; {seconds:.0f}
 {runs.markdown_table(table, columns=(*COLUMNS, "curvature_low", "curvature_high", "attained"))}
 Curvatures are eigenvalues of the Hessian of the loss at its minima. One-step SAM has no direction at a critical point
 of the loss and jumps there: its value is the infimum nearby, approached and not attained, at the saddle as well.
-Where theta_1 is below rho the step can cross the infinite ridge of the loss at theta_1 = 0, which makes the valley at the
-bottom of its panel; exact SAM is infinite there. The mean-field surface is exact to 1e-7.
+Where theta_1 is below rho the step can cross the infinite ridge of the loss at theta_1 = 0, which makes the valley at
+the bottom of its panel; exact SAM is infinite there. Mean field is by quadrature and not by draws.
 
 jax {made["versions"]["jax"]}, float64; commit {(made["git"] or {}).get("commit", "none")}.
 """
