@@ -5,6 +5,7 @@ preconditioner; `ivon`, `bsam` and `vogn` are whole optimisers. `sharpness_aware
 """
 
 from pbjax.optim.asam import asam
+from pbjax.optim.bsam import BsamState, bsam
 from pbjax.optim.combinations import Combination, perturbed_only, surrogate_gap, weighted
 from pbjax.optim.directions import Direction, along_gradient, along_momentum, at_random, away_from_mean, mixture
 from pbjax.optim.fisher_sam import fisher_sam
@@ -29,11 +30,12 @@ from pbjax.optim.variational_sam import variational_sam
 from pbjax.optim.weight_perturbation import weight_perturbation
 
 __all__ = [
-    "Combination", "Direction", "LearnedScale", "LookSAMState", "Member", "Metric", "PerturbationMetrics",
-    "PerturbationState", "ScaleUpdate", "adaptive", "along_gradient", "along_momentum", "asam", "at_random",
-    "averaged_prediction", "away_from_mean", "complete_grad_fn", "euclidean", "filter_norm", "fisher", "fisher_sam",
-    "friendly_sam", "gsam", "learned_scale", "look_sam", "m_sam", "mean_field", "mean_field_then_sam", "mix_sam",
-    "mixture", "momentum_sam", "natural_gradient", "norm_only", "perturbed_only", "perturbed_value_and_grad",
-    "posterior", "radius_after_learning_rate", "random_sam", "reparametrised", "sam", "sharpness_aware",
-    "skip_nonfinite", "sparse", "sparse_sam", "surrogate_gap", "variational_sam", "weight_perturbation", "weighted",
+    "BsamState", "Combination", "Direction", "LearnedScale", "LookSAMState", "Member", "Metric",
+    "PerturbationMetrics", "PerturbationState", "ScaleUpdate", "adaptive", "along_gradient", "along_momentum",
+    "asam", "at_random", "averaged_prediction", "away_from_mean", "bsam", "complete_grad_fn", "euclidean",
+    "filter_norm", "fisher", "fisher_sam", "friendly_sam", "gsam", "learned_scale", "look_sam", "m_sam",
+    "mean_field", "mean_field_then_sam", "mix_sam", "mixture", "momentum_sam", "natural_gradient", "norm_only",
+    "perturbed_only", "perturbed_value_and_grad", "posterior", "radius_after_learning_rate", "random_sam",
+    "reparametrised", "sam", "sharpness_aware", "skip_nonfinite", "sparse", "sparse_sam", "surrogate_gap",
+    "variational_sam", "weight_perturbation", "weighted",
 ]  # fmt: skip

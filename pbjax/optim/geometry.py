@@ -20,12 +20,12 @@ class Metric(NamedTuple):
     """A rule for the diagonal metric D.
 
     Attributes:
-        diagonal: `diagonal(params, gradient) -> D`, a tree of the structure of the params whose leaves broadcast
-            against theirs; None stands for the identity.
+        diagonal: `diagonal(params, gradient, mask) -> D`, a tree of the structure of the params whose leaves broadcast
+            against theirs (what the mask hides is ignored); None stands for the identity.
         needs_gradient: whether it reads the clean gradient.
     """
 
-    diagonal: Callable[[Tree, Tree], Tree] | None
+    diagonal: Callable[[Tree, Tree, Tree], Tree] | None
     needs_gradient: bool = False
 
 
@@ -61,7 +61,7 @@ def adaptive(eta: ArrayLike = 0.01, *, scaled: trees.Mask | None = None) -> Metr
         ValueError: eta below 0 or not finite.
 
     Example:
-        >>> adaptive(0.5).diagonal({"w": jnp.full((1, 2), -2.0)}, None)["w"].tolist()
+        >>> adaptive(0.5).diagonal({"w": jnp.full((1, 2), -2.0)}, None, None)["w"].tolist()
         [[2.5, 2.5]]
 
     References:
@@ -69,7 +69,7 @@ def adaptive(eta: ArrayLike = 0.01, *, scaled: trees.Mask | None = None) -> Metr
     """
     check_range("eta", eta, low=0.0, open_high=True)
 
-    def diagonal(params: Tree, gradient: Tree) -> Tree:
+    def diagonal(params: Tree, gradient: Tree, mask: Tree) -> Tree:
         keep = trees.resolve_mask(_matrices if scaled is None else scaled, params)
 
         def one(k: bool, leaf: jax.Array) -> jax.Array:
@@ -93,7 +93,7 @@ def fisher(eta: ArrayLike = 0.2) -> Metric:
         ValueError: eta below 0 or not finite.
 
     Example:
-        >>> fisher(3.0).diagonal(None, {"w": jnp.ones(1)})["w"].tolist()
+        >>> fisher(3.0).diagonal(None, {"w": jnp.ones(1)}, None)["w"].tolist()
         [0.5]
 
     References:
@@ -101,7 +101,7 @@ def fisher(eta: ArrayLike = 0.2) -> Metric:
     """
     check_range("eta", eta, low=0.0, open_high=True)
 
-    def diagonal(params: Tree, gradient: Tree) -> Tree:
+    def diagonal(params: Tree, gradient: Tree, mask: Tree) -> Tree:
         return jax.tree.map(
             lambda g: jax.lax.rsqrt(1 + trees.factor_like(eta, g) * jnp.square(trees.wide(g))), gradient
         )
@@ -110,7 +110,7 @@ def fisher(eta: ArrayLike = 0.2) -> Metric:
 
 
 def sparse(density: ArrayLike = 0.5) -> Metric:
-    """D = 1 for the share of weights with the largest squared gradient and 0 for the others.
+    """D = 1 for the share of the perturbed weights with the largest squared gradient and 0 for the others.
 
     Args:
         density: that share, in (0, 1].
@@ -122,7 +122,7 @@ def sparse(density: ArrayLike = 0.5) -> Metric:
         ValueError: a density outside (0, 1].
 
     Example:
-        >>> sparse(0.5).diagonal(None, {"w": jnp.array([1.0, -3.0])})["w"].tolist()
+        >>> sparse(0.5).diagonal(None, {"w": jnp.array([1.0, -3.0])}, {"w": True})["w"].tolist()
         [0.0, 1.0]
 
     References:
@@ -130,9 +130,10 @@ def sparse(density: ArrayLike = 0.5) -> Metric:
     """
     check_range("density", density, low=0.0, high=1.0, open_low=True)
 
-    def diagonal(params: Tree, gradient: Tree) -> Tree:
+    def diagonal(params: Tree, gradient: Tree, mask: Tree) -> Tree:
         sizes = jax.tree.map(lambda g: jnp.abs(trees.wide(g)), gradient)
-        every = jnp.sort(jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(sizes)]))
+        ranked = jax.tree.map(lambda keep, s: jnp.ravel(s) if keep else s.ravel()[:0], mask, sizes)
+        every = jnp.sort(jnp.concatenate(jax.tree.leaves(ranked)))
         kept = jnp.ceil(jnp.asarray(density, jnp.float32) * every.size).astype(jnp.int32)
         least = every[every.size - jnp.clip(kept, 1, every.size)]
         return jax.tree.map(lambda s: (s >= least.astype(s.dtype)).astype(s.dtype), sizes)
@@ -150,14 +151,14 @@ def filter_norm() -> Metric:
         A `Metric` whose leaves keep the filtered axes with length 1.
 
     Example:
-        >>> filter_norm().diagonal({"w": jnp.full((4, 1), 3.0)}, None)["w"].tolist()
+        >>> filter_norm().diagonal({"w": jnp.full((4, 1), 3.0)}, None, None)["w"].tolist()
         [[6.0]]
 
     References:
         Li et al., "Efficient generalization improvement guided by random weight perturbation", arXiv 2211.11489.
     """
 
-    def diagonal(params: Tree, gradient: Tree) -> Tree:
+    def diagonal(params: Tree, gradient: Tree, mask: Tree) -> Tree:
         def one(leaf: jax.Array) -> jax.Array:
             axes = tuple(range(leaf.ndim - 1)) if leaf.ndim >= 2 else tuple(range(leaf.ndim))
             return jnp.sqrt(jnp.sum(jnp.square(trees.wide(leaf)), axis=axes, keepdims=True))

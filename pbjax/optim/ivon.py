@@ -133,8 +133,8 @@ def ivon(
         [-0.3, -0.4]
 
     References:
-        Shen et al., "Variational learning is effective for large deep networks", ICML 2024, algorithm 1; squared
-        gradients: their section 3; positivity: Lin, Schmidt, Khan, ICML 2020.
+        Shen et al., "Variational learning is effective for large deep networks", ICML 2024, algorithm 1;
+        positivity: Lin, Schmidt, Khan, "Handling the positive-definite constraint in the Bayesian learning rule", 2020.
     """
     if n is None:
         raise ValueError(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from pbjax.optim import _trees as trees
+from pbjax.optim.bsam import BsamState
 from pbjax.optim.own_loop import find_state
 from pbjax.optim.sharpness_aware import PerturbationState
 from pbjax.posteriors import Gaussian, sample
@@ -88,5 +89,5 @@ def _log_scales(state: Any, params: Any) -> Any:
     return state.log_scale if isinstance(state, PerturbationState) else state.log_scales(params)
 
 
-# States of the whole optimisers, which compute their scales: registered by their modules' package.
-WITH_POSTERIOR: list[type] = []
+# States of the whole optimisers, which compute their scales from their precisions.
+WITH_POSTERIOR: list[type] = [BsamState]

@@ -255,7 +255,7 @@ def step(
         length = jnp.float32(size**0.5)
     else:
         length = rho * size**0.5 if rule.in_standard_units else rho
-    diagonal = None if rule.metric.diagonal is None else rule.metric.diagonal(params, clean)
+    diagonal = None if rule.metric.diagonal is None else rule.metric.diagonal(params, clean, mask)
 
     def whiten(tree: Tree) -> Tree:
         for factor in (diagonal, sigma):
@@ -297,6 +297,8 @@ def step(
     # A gradient that is not finite must not leave half of itself behind: nothing of it enters the state, and the
     # gradient that goes on is not finite anywhere, so that whatever watches the updates sees it.
     finite = trees.all_finite(used)
+    if rule.needs_gradient:  # its norm is at hand already; a metric of zeros and ones can swallow a NaN
+        finite = finite & jnp.isfinite(trees.dot(clean, clean))
     used = jax.tree.map(lambda g: jnp.where(finite, g, jnp.nan), used)
     return used, trees.where(finite, new, state), (loss, aux)
 

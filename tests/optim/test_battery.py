@@ -119,7 +119,8 @@ def test_masked_inside_and_outside_agree(case: Case):
     # The hidden leaves keep the gradient that came in; the member's own mask gives them the one at the perturbed point.
     assert_close(used["readout"], grad_fn(PARAMS)["readout"])
     assert jax.tree.structure(both) == jax.tree.structure(PARAMS)
-    if not case.random:
+    # GSAM's orthogonal part runs over the hidden leaves too where it sees them.
+    if not case.random and case.name != "gsam":
         assert_close(used["Dense_0"]["kernel"], both["Dense_0"]["kernel"], rtol=1e-4, atol=1e-5)
     split = optax.multi_transform(
         {"member": case.build(), "plain": optax.identity()},
