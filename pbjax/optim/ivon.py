@@ -102,8 +102,8 @@ def ivon(
             them, divided by the temperature; > 0.
         hess_init: h_0 > 0. If h hardly leaves it, lower it or beta2.
         beta1: decay of the momentum, in [0, 1).
-        beta2: decay of h, in [0, 1]; 1 holds the scale fixed. `inject_hyperparams` rounds it to the dtype of the params,
-            and 0.99999 is 1 in bfloat16: pass its `hyperparam_dtype=jnp.float32` there.
+        beta2: decay of h, in [0, 1]; 1 holds the scale fixed. `inject_hyperparams` rounds it to the dtype of the
+            params, and 0.99999 is 1 in bfloat16: pass its `hyperparam_dtype=jnp.float32` there.
         weight_decay: delta = 1/(n sigma_p^2) >= 0. It *is* the prior: the loss holds the likelihood only, and no other
             weight decay should act.
         clip_radius: xi > 0, bound of every entry of the preconditioned step.
