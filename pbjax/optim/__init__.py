@@ -13,6 +13,7 @@ from pbjax.optim.friendly_sam import friendly_sam
 from pbjax.optim.geometry import Metric, adaptive, euclidean, filter_norm, fisher, sparse
 from pbjax.optim.gsam import gsam, radius_after_learning_rate
 from pbjax.optim.guard import skip_nonfinite
+from pbjax.optim.ivon import IvonState, ivon
 from pbjax.optim.look_sam import LookSAMState, look_sam
 from pbjax.optim.m_sam import m_sam
 from pbjax.optim.mean_field import mean_field
@@ -27,15 +28,16 @@ from pbjax.optim.scales import LearnedScale, ScaleUpdate, learned_scale, natural
 from pbjax.optim.sharpness_aware import PerturbationMetrics, PerturbationState, sharpness_aware
 from pbjax.optim.sparse_sam import norm_only, sparse_sam
 from pbjax.optim.variational_sam import variational_sam
+from pbjax.optim.vogn import VognState, vogn
 from pbjax.optim.weight_perturbation import weight_perturbation
 
 __all__ = [
-    "BsamState", "Combination", "Direction", "LearnedScale", "LookSAMState", "Member", "Metric",
-    "PerturbationMetrics", "PerturbationState", "ScaleUpdate", "adaptive", "along_gradient", "along_momentum",
-    "asam", "at_random", "averaged_prediction", "away_from_mean", "bsam", "complete_grad_fn", "euclidean",
-    "filter_norm", "fisher", "fisher_sam", "friendly_sam", "gsam", "learned_scale", "look_sam", "m_sam",
-    "mean_field", "mean_field_then_sam", "mix_sam", "mixture", "momentum_sam", "natural_gradient", "norm_only",
-    "perturbed_only", "perturbed_value_and_grad", "posterior", "radius_after_learning_rate", "random_sam",
-    "reparametrised", "sam", "sharpness_aware", "skip_nonfinite", "sparse", "sparse_sam", "surrogate_gap",
-    "variational_sam", "weight_perturbation", "weighted",
+    "BsamState", "Combination", "Direction", "IvonState", "LearnedScale", "LookSAMState", "Member", "Metric",
+    "PerturbationMetrics", "PerturbationState", "ScaleUpdate", "VognState", "adaptive", "along_gradient",
+    "along_momentum", "asam", "at_random", "averaged_prediction", "away_from_mean", "bsam", "complete_grad_fn",
+    "euclidean", "filter_norm", "fisher", "fisher_sam", "friendly_sam", "gsam", "ivon", "learned_scale", "look_sam",
+    "m_sam", "mean_field", "mean_field_then_sam", "mix_sam", "mixture", "momentum_sam", "natural_gradient",
+    "norm_only", "perturbed_only", "perturbed_value_and_grad", "posterior", "radius_after_learning_rate",
+    "random_sam", "reparametrised", "sam", "sharpness_aware", "skip_nonfinite", "sparse", "sparse_sam",
+    "surrogate_gap", "variational_sam", "vogn", "weight_perturbation", "weighted",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from pbjax._checks import check_n, check_range, concrete
 from pbjax.optim import _trees as trees
 from pbjax.optim.own_loop import Evaluate, Member, evaluator
-from pbjax.optim.sharpness_aware import PerturbationMetrics, _average
+from pbjax.optim.sharpness_aware import PerturbationMetrics, average_samples
 
 Tree = Any
 ESTIMATORS = ("reparametrised", "squared_gradient")
@@ -223,7 +223,7 @@ def _perturb(
         curvature = jax.tree.map(jnp.multiply, gradient if settings.squared else noise, gradient)
         return (gradient, curvature, trees.dot(noise, noise), jnp.float32(loss)), (), aux
 
-    (gradient, curvature, square, loss), _, aux = _average(sample, key, settings.samples)
+    (gradient, curvature, square, loss), _, aux = average_samples(sample, key, settings.samples)
 
     def learn(keep: bool, h: jax.Array, c: jax.Array) -> jax.Array:
         if not keep:

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 
 from pbjax.optim import _trees as trees
 from pbjax.optim.bsam import BsamState
+from pbjax.optim.ivon import IvonState
 from pbjax.optim.own_loop import find_state
 from pbjax.optim.sharpness_aware import PerturbationState
+from pbjax.optim.vogn import VognState
 from pbjax.posteriors import Gaussian, sample
 
 
@@ -90,4 +92,4 @@ def _log_scales(state: Any, params: Any) -> Any:
 
 
 # States of the whole optimisers, which compute their scales from their precisions.
-WITH_POSTERIOR: list[type] = [BsamState]
+WITH_POSTERIOR: list[type] = [BsamState, IvonState, VognState]

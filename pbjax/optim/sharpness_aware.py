@@ -277,7 +277,7 @@ def step(
         slope = () if rule.learned is None else jax.tree.map(lambda g, e: trees.wide(g) * e, reference, epsilon)
         return (gradient, slope, trees.dot(total, total), jnp.float32(loss)), direction, aux
 
-    (gradient, slope, square, loss), direction, aux = _average(sample, key, rule.samples)
+    (gradient, slope, square, loss), direction, aux = average_samples(sample, key, rule.samples)
     used = rule.combination.combine(clean, gradient)
     direction = rule.direction.absorb(used, direction)
     log_scale, scale_update = state.log_scale, state.scale_update
@@ -303,7 +303,7 @@ def step(
     return used, trees.where(finite, new, state), (loss, aux)
 
 
-def _average(sample: Callable[[Any], Any], key: Any, samples: int) -> Any:
+def average_samples(sample: Callable[[Any], Any], key: Any, samples: int) -> Any:
     if samples == 1:
         return sample(key)
 

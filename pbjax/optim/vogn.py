@@ -18,7 +18,7 @@ from pbjax._checks import check_n, check_range, concrete
 from pbjax.optim import _trees as trees
 from pbjax.optim.ivon import sample_sizes
 from pbjax.optim.own_loop import Evaluate, Member, evaluator
-from pbjax.optim.sharpness_aware import PerturbationMetrics, _average
+from pbjax.optim.sharpness_aware import PerturbationMetrics, average_samples
 
 Tree = Any
 
@@ -221,7 +221,7 @@ def _perturb(
         (gradient, square, loss), aux = _moments(settings, point, evaluate)
         return (gradient, square, trees.dot(noise, noise), loss), (), aux
 
-    (gradient, square, norm, loss), _, aux = _average(sample, key, settings.samples)
+    (gradient, square, norm, loss), _, aux = average_samples(sample, key, settings.samples)
 
     def learn(keep: bool, s: jax.Array, squared: jax.Array) -> jax.Array:
         if not keep:

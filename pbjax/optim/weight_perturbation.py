@@ -2,6 +2,7 @@ r"""Random weight perturbation: noise in proportion to each filter, averaged wit
 
 from jax.typing import ArrayLike
 
+from pbjax._checks import check_range
 from pbjax.optim import _trees as trees
 from pbjax.optim.combinations import weighted
 from pbjax.optim.directions import at_random
@@ -40,6 +41,8 @@ def weight_perturbation(
     References:
         Li et al., "Efficient generalization improvement guided by random weight perturbation", arXiv 2211.11489.
     """
+    if not callable(gamma):
+        check_range("gamma", gamma, low=0.0, open_high=True)
     return sharpness_aware(
         gamma, direction=at_random(), metric=filter_norm(), combination=weighted(weight), in_standard_units=True,
         samples=samples, mask=mask,

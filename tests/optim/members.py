@@ -35,13 +35,9 @@ def grad_fn(params, batch=BATCH):
     return jax.grad(loss)(params, *batch)
 
 
-def part_grad_fn(params, part, batch=BATCH):
-    parts = jax.tree.map(lambda leaf: leaf.reshape(MICRO_BATCHES, -1, *leaf.shape[1:])[part], batch)
+def part_grad_fn(params, part, batch=BATCH, count=MICRO_BATCHES):
+    parts = jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:])[part], batch)
     return jax.grad(loss)(params, *parts)
-
-
-def per_example_grad_fn(params, batch=BATCH):
-    return jax.vmap(lambda x, y: jax.grad(loss)(params, x[None], y[None]))(*batch)
 
 
 class Case(NamedTuple):
@@ -50,14 +46,14 @@ class Case(NamedTuple):
     build: Callable[..., Any]
     name: str = ""
     radius: str | None = "radius"
-    parts: bool = False
+    parts: int = 0
     learned: bool = False
     random: bool = False
     two_gradients: bool = True
 
     def arguments(self, batch=BATCH):
         if self.parts:
-            return {"grad_fn": lambda params, part: part_grad_fn(params, part, batch)}
+            return {"grad_fn": lambda params, part: part_grad_fn(params, part, batch, self.parts)}
         return {"grad_fn": lambda params: grad_fn(params, batch)}
 
 
@@ -88,8 +84,23 @@ CASES = {
     "friendly_sam": Case(with_defaults(optim.friendly_sam, radius=0.1)),
     "momentum_sam": Case(with_defaults(optim.momentum_sam, radius=0.1), two_gradients=False),
     "look_sam": Case(with_defaults(optim.look_sam, radius=0.1, every=2)),
-    "m_sam": Case(with_defaults(optim.m_sam, radius=0.1, micro_batches=MICRO_BATCHES), parts=True),
+    "m_sam": Case(with_defaults(optim.m_sam, radius=0.1, micro_batches=MICRO_BATCHES), parts=MICRO_BATCHES),
     "sparse_sam": Case(with_defaults(optim.sparse_sam, radius=0.1)),
     "weight_perturbation": Case(with_defaults(optim.weight_perturbation, gamma=0.1), radius="gamma", random=True),
+    "bsam": Case(
+        with_defaults(optim.bsam, learning_rate=0.1, n=N, radius=0.05), learned=True, random=True, two_gradients=False
+    ),
+    "bsam_parts": Case(
+        with_defaults(optim.bsam, learning_rate=0.1, n=N, radius=0.05, micro_batches=MICRO_BATCHES),
+        learned=True, random=True, two_gradients=False, parts=MICRO_BATCHES,
+    ),
+    "ivon": Case(
+        with_defaults(optim.ivon, learning_rate=0.1, n=N, beta2=0.9), radius="learning_rate", learned=True, random=True,
+        two_gradients=False,
+    ),
+    "vogn": Case(
+        with_defaults(optim.vogn, learning_rate=0.1, n=N, micro_batches=8, beta1=0.9, beta2=0.9),
+        radius="learning_rate", learned=True, random=True, two_gradients=False, parts=8,
+    ),
 }  # fmt: skip
 CASES = {name: case._replace(name=name) for name, case in CASES.items()}

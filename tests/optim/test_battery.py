@@ -14,7 +14,11 @@ from tests.optim.members import BATCH, CASES, LABELS, PARAMS, Case, grad_fn, los
 KEY = jax.random.key(7)
 
 
-@pytest.fixture(params=sorted(CASES))
+# One of every kind of code; the others are compositions of the same parts and run with --run-slow.
+OFTEN = {"sam", "random_sam_3", "mean_field", "variational_sam_b", "look_sam", "m_sam", "bsam_parts", "ivon", "vogn"}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in sorted(CASES)])
 def case(request) -> Case:
     return CASES[request.param]
 
@@ -311,7 +315,7 @@ def test_what_is_missing_is_named(case: Case):
     with pytest.raises(ValueError, match="perturbs nothing"):
         case.build(mask=lambda params: jax.tree.map(lambda _: False, params)).init(PARAMS)
     if case.radius is not None:
-        with pytest.raises(ValueError, match="radius"):
+        with pytest.raises(ValueError, match=f"{case.radius} = -0.1"):
             case.build(**{case.radius: -0.1})
 
 
@@ -320,6 +324,6 @@ def test_the_battery_sees_every_member():
     named = {name.split("_a")[0] if name.startswith("variational") else name for name in CASES}
     for name in ("sam", "asam", "fisher_sam", "random_sam", "mix_sam", "mean_field", "mean_field_then_sam", "gsam",
                  "friendly_sam", "momentum_sam", "look_sam", "m_sam", "sparse_sam", "weight_perturbation",
-                 "variational_sam"):  # fmt: skip
+                 "variational_sam", "bsam", "ivon", "vogn"):  # fmt: skip
         assert name in named and hasattr(optim, name)
     assert LABELS.shape == (8,)

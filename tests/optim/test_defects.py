@@ -29,7 +29,7 @@ def test_2_the_entropy_keeps_the_scale_away_from_zero():
     """With no data the scale goes to the prior's, from above and from below; with the wrong sign it goes to 0."""
     for start in (0.05, 2.0):
         member = optim.mean_field(
-            start * np.sqrt(19), n=1, prior=0.5, scale_update=optim.reparametrised(optax.sgd(0.2))
+            start * np.sqrt(20), n=1, prior=0.5, scale_update=optim.reparametrised(optax.sgd(0.2))
         )
 
         def body(state, key, member=member):
@@ -43,7 +43,7 @@ def test_2_the_entropy_keeps_the_scale_away_from_zero():
 
 def test_3_a_tiny_scale_is_not_thrown_about():
     """At sigma = 1e-5 the gradient in sigma is of order 1/n/sigma; in ln sigma one step moves it by a bounded share."""
-    member = optim.mean_field(1e-5 * np.sqrt(19), n=1, scale_update=optim.reparametrised(optax.sgd(0.1)))
+    member = optim.mean_field(1e-5 * np.sqrt(20), n=1, scale_update=optim.reparametrised(optax.sgd(0.1)))
     _, state = member.update(CLEAN, member.init(PARAMS), PARAMS, grad_fn=grad_fn, key=KEY)
     for leaf in jax.tree.leaves(state.log_scale):
         np.testing.assert_allclose(leaf, np.log(1e-5) + 0.1, atol=0.01)
@@ -62,7 +62,7 @@ def test_4_weight_decay_of_the_docs_is_the_first_half_of_the_kl():
 def test_5_the_prior_of_the_mean_adds_no_noise_to_the_scale():
     states = []
     for centre in (0.0, 100.0):
-        prior = optim.posterior(optim.random_sam(np.sqrt(19)).init(PARAMS), PARAMS)
+        prior = optim.posterior(optim.random_sam(np.sqrt(20)).init(PARAMS), PARAMS)
         prior = prior._replace(mean=jax.tree.map(lambda w, c=centre: w + c, PARAMS))
         member = optim.mean_field(0.1, n=1, prior=prior)
         _, state = member.update(CLEAN, member.init(PARAMS), PARAMS, grad_fn=grad_fn, key=KEY)
@@ -92,7 +92,7 @@ def test_8_the_prior_enters_the_trace_squared():
     zero = jax.tree.map(jnp.zeros_like, PARAMS)
     before = member.init(PARAMS)
     _, after = member.update(zero, before, PARAMS, grad_fn=lambda p: zero)
-    variance = 0.25 / 19
+    variance = 0.25 / 20
     for old, new in zip(jax.tree.leaves(before.log_scale), jax.tree.leaves(after.log_scale), strict=True):
         np.testing.assert_allclose(new - old, 1 - variance / 0.1**2, rtol=1e-4)
 

@@ -1,7 +1,7 @@
 """Writes the trace of the PyTorch package ivon-opt that pbjax.optim.ivon is held to, step by step.
 
     python -m venv torch-env && torch-env/bin/pip install torch ivon-opt==0.1.3
-    torch-env/bin/python benchmarks/ivon_trace.py > tests/optim/ivon_trace.json
+    torch-env/bin/python benchmarks/_ivon_trace.py > tests/optim/ivon_trace.json
 
 A logistic regression with four weights, twenty steps under several settings. The standard normals that the package
 draws are written down beside its params, momentum and Hessian after every step; numbers are float32 with nine digits,
