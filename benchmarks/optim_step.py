@@ -115,7 +115,7 @@ def measure(net: str, batch: int, repeats: int, implementation: str) -> dict[str
         step = jax.jit(step_of(tx, loss, extra))
         state = jax.tree.map(jnp.array, tx.init(params))
         calls[name] = lambda step=step, state=state: step(params, state, data, key)
-    for name in ("sam", "mean_field"):
+    for name in ("base", "sam", "mean_field"):
         tx, extra = chains[name]
         many = jax.jit(jax.vmap(step_of(tx, loss, extra), in_axes=(0, 0, None, 0)))
         copies = jax.tree.map(lambda leaf: jnp.stack([leaf] * seeds), params)
@@ -123,14 +123,16 @@ def measure(net: str, batch: int, repeats: int, implementation: str) -> dict[str
         calls[f"{name}_x{seeds}"] = lambda many=many, copies=copies, states=states: many(copies, states, data, keys)
     leaves = jax.tree.leaves(params)
 
-    def draws(key: jax.Array) -> Any:
+    def draws(key: jax.Array, draw: Callable[..., jax.Array]) -> Any:
         split = jax.random.split(key, len(leaves))
-        return [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(split, leaves, strict=True)]
+        return [draw(k, leaf.shape, leaf.dtype) for k, leaf in zip(split, leaves, strict=True)]
 
-    draw = jax.jit(draws)
     for kind in dict.fromkeys(("threefry2x32", "rbg", "unsafe_rbg", implementation)):
+        draw = jax.jit(lambda key: draws(key, jax.random.normal))
         draw_key = jax.random.key(2, impl=kind)
-        calls[f"draw_{kind}"] = lambda k=draw_key: draw(k)
+        calls[f"draw_{kind}"] = lambda draw=draw, k=draw_key: draw(k)
+    draw = jax.jit(lambda key: draws(key, optim.standard_normal))
+    calls["draw_standard_normal"] = lambda draw=draw: draw(jax.random.key(2))
 
     def timed(call: Callable[[], Any]) -> float:
         begin = time.perf_counter()
@@ -154,7 +156,7 @@ def measure(net: str, batch: int, repeats: int, implementation: str) -> dict[str
         "allowed": {name: round(value, 3) for name, value in allowed.items()},
         "sam_over_optax_sam": round(median["sam"] / median["optax_sam"], 3),
         f"{seeds}_seeds_over_one": {
-            name: round(median[f"{name}_x{seeds}"] / median[name], 2) for name in ("sam", "mean_field")
+            name: round(median[f"{name}_x{seeds}"] / median[name], 2) for name in ("base", "sam", "mean_field")
         },
     }  # fmt: skip
 

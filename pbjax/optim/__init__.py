@@ -20,6 +20,7 @@ from pbjax.optim.mean_field import mean_field
 from pbjax.optim.mean_field_then_sam import mean_field_then_sam
 from pbjax.optim.mix_sam import mix_sam
 from pbjax.optim.momentum_sam import momentum_sam
+from pbjax.optim.noise import standard_normal
 from pbjax.optim.own_loop import Member, complete_grad_fn, perturbed_value_and_grad
 from pbjax.optim.posteriors import averaged_prediction, posterior
 from pbjax.optim.random_sam import random_sam
@@ -39,5 +40,5 @@ __all__ = [
     "m_sam", "mean_field", "mean_field_then_sam", "mix_sam", "mixture", "momentum_sam", "natural_gradient",
     "norm_only", "perturbed_only", "perturbed_value_and_grad", "posterior", "radius_after_learning_rate",
     "random_sam", "reparametrised", "sam", "sharpness_aware", "skip_nonfinite", "sparse", "sparse_sam",
-    "surrogate_gap", "variational_sam", "vogn", "weight_perturbation", "weighted",
+    "standard_normal", "surrogate_gap", "variational_sam", "vogn", "weight_perturbation", "weighted",
 ]  # fmt: skip

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pbjax.optim.noise import standard_normal
+
 Params = Any
 Mask = Any  # a pytree of bools of the structure of the params, or a function of the params that returns one
 
@@ -84,7 +86,7 @@ def select(mask: Params, tree: Params) -> Params:
     return jax.tree.map(lambda keep, leaf: leaf if keep else jnp.zeros_like(leaf), mask, tree)
 
 
-def normals(key: jax.Array, params: Params, mask: Params, draw: Callable[..., jax.Array] = jax.random.normal) -> Params:
+def normals(key: jax.Array, params: Params, mask: Params, draw: Callable[..., jax.Array] = standard_normal) -> Params:
     """Standard normals where the mask is True and zeros elsewhere, float32 at least.
 
     A key a leaf: the draws then fuse with what uses them, and sharding follows the leaf.

@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 
 from pbjax._checks import check_range
 from pbjax.optim import _trees as trees
+from pbjax.optim.noise import standard_normal
 
 Tree = Any
 
@@ -71,13 +72,13 @@ def along_gradient() -> Direction:
     return Direction(_nothing, point, _keep, needs_gradient=True, needs_key=False)
 
 
-def at_random(*, normalise: bool = False, draw: Callable[..., jax.Array] = jax.random.normal) -> Direction:
+def at_random(*, normalise: bool = False, draw: Callable[..., jax.Array] = standard_normal) -> Direction:
     r"""Gaussian noise, $q = z/\sqrt{P}$ with $z \sim N(0, I)$, so that $E\|q\|^2 = 1$: mean-field VI and RandomSAM.
 
     Args:
         normalise: put q on the unit sphere instead, uniformly.
-        draw: `draw(key, shape, dtype)`; the default follows the implementation of the key that is passed (an "rbg" key
-            is the cheaper one on accelerators). Anything else must have mean 0 and variance 1, and gives up the
+        draw: `draw(key, shape, dtype)`; the default is `standard_normal`, which follows the implementation of the key that
+            is passed. Anything else must have mean 0 and variance 1, and gives up the
             posterior's being Gaussian.
 
     Returns:

@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 
 from pbjax._checks import check_n, check_range, concrete
 from pbjax.optim import _trees as trees
+from pbjax.optim.noise import standard_normal
 from pbjax.optim.own_loop import Evaluate, Member, evaluator
 from pbjax.optim.sharpness_aware import PerturbationMetrics, average_samples
 
@@ -113,7 +114,7 @@ def ivon(
         hessian_estimator: "reparametrised" (f = n(h+delta) nu g) or "squared_gradient" (f = n g^2, never negative).
         mask: leaves with noise and a learned h (all by default); the others are stepped in the same way with h held at
             h_0, which with `rescale_lr` is plain momentum with weight decay at the same learning rate.
-        draw: `draw(key, shape, dtype)` of mean 0 and variance 1 in place of `jax.random.normal`.
+        draw: `draw(key, shape, dtype)` of mean 0 and variance 1 in place of `standard_normal`.
 
     Returns:
         An optax transformation whose updates are added to the params as they are: `update(grads, state, params,
@@ -156,7 +157,7 @@ def ivon(
     check_n(samples, name="samples")
     settings = _Settings(
         learning_rate, n, hess_init, beta1, beta2, weight_decay, clip_radius, bool(rescale_lr), int(samples),
-        hessian_estimator == "squared_gradient", mask, jax.random.normal if draw is None else draw,
+        hessian_estimator == "squared_gradient", mask, standard_normal if draw is None else draw,
     )  # fmt: skip
 
     def update(

@@ -88,10 +88,10 @@ CASES = {
     "sparse_sam": Case(with_defaults(optim.sparse_sam, radius=0.1)),
     "weight_perturbation": Case(with_defaults(optim.weight_perturbation, gamma=0.1), radius="gamma", random=True),
     "bsam": Case(
-        with_defaults(optim.bsam, learning_rate=0.1, n=N, radius=0.05), learned=True, random=True, two_gradients=False
+        with_defaults(optim.bsam, learning_rate=0.1, n=N, radius=0.1), learned=True, random=True, two_gradients=False
     ),
     "bsam_parts": Case(
-        with_defaults(optim.bsam, learning_rate=0.1, n=N, radius=0.05, micro_batches=MICRO_BATCHES),
+        with_defaults(optim.bsam, learning_rate=0.1, n=N, radius=0.1, micro_batches=MICRO_BATCHES),
         learned=True, random=True, two_gradients=False, parts=MICRO_BATCHES,
     ),
     "ivon": Case(

@@ -175,3 +175,42 @@ def test_g_typed_keys_and_zero_gradients_live_beside_it_in_a_scan():
 
     (params, _), _ = jax.lax.scan(body, (PARAMS, tx.init(PARAMS)), length=3)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def wrapped(make):
+    """An optimiser behind clipping, injected hyper-parameters and a mask: nowhere near the first place of the state."""
+    mask = {"Dense_0": True, "readout": False}
+    injected = optax.inject_hyperparams(lambda value: make(value))(value=0.1)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.masked(injected, mask))
+
+
+@pytest.mark.parametrize("name", ["ivon", "bsam"])
+def test_ports_find_their_state_anywhere(name):
+    """An IVON port looks for its state at opt_state[0], and fails behind a clip, an injection or a mask."""
+    make = getattr(optim, name)
+    tx = wrapped(lambda value: make(value, n=N))
+    hidden = {**PARAMS, "readout": {"kernel": optax.MaskedNode()}}
+    q = optim.posterior(tx.init(PARAMS), hidden)
+    assert q.log_scale["Dense_0"]["kernel"].shape == (3, 4)
+    alone = optim.posterior(make(0.1, n=N).init(PARAMS), PARAMS)
+    np.testing.assert_allclose(q.log_scale["Dense_0"]["kernel"], alone.log_scale["Dense_0"]["kernel"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_ports_state_is_arrays_and_never_changes_shape(name):
+    """Ports hold None until the first sample, or the name of a device axis: neither is an array of constant shape."""
+    case = CASES[name]
+    member = case.build()
+    state = member.init(PARAMS)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state, is_leaf=lambda node: node is None))
+    after = jax.eval_shape(lambda: member.update(CLEAN, state, PARAMS, key=KEY, **case.arguments()))[1]
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert [leaf.shape for leaf in jax.tree.leaves(after)] == [leaf.shape for leaf in jax.tree.leaves(state)]
+
+
+def test_ports_noise_is_that_of_the_posterior_alone():
+    """A bSAM port adds the prior's delta inside the noise scale: here the noise is 1/sqrt(n s), read by `posterior`."""
+    member = optim.bsam(0.1, n=N, prior_precision=1000.0, precision_init=0.5)
+    q = optim.posterior(member.init(PARAMS), PARAMS)
+    for leaf in jax.tree.leaves(q.log_scale):
+        np.testing.assert_allclose(jnp.exp(leaf), 1 / np.sqrt(N * 0.5), rtol=1e-5)

@@ -418,3 +418,14 @@ def test_sixteen_seeds_are_one_program():
     for seed in range(3):
         _, state = step(params, state, jax.random.split(jax.random.key(seed), 16))
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (13, 7), (2, 3, 4)])
+def test_standard_normals_are_those_of_jax(shape):
+    keys = jax.random.split(KEY, 3)
+    ours = jax.jit(jax.vmap(lambda key: optim.standard_normal(key, shape)))(keys)
+    theirs = jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=0)
+    other = jax.random.key(3, impl="rbg")
+    np.testing.assert_array_equal(optim.standard_normal(other, shape), jax.random.normal(other, shape, jnp.float32))
+    assert optim.standard_normal(KEY, shape, jnp.float64).dtype == jnp.float64
