@@ -31,6 +31,9 @@ import optax
 from pbjax import optim
 from pbjax.models import mlp
 
+# A call is a scan of so many steps, as training is: buffers are then reused rather than allocated.
+STEPS = 10
+
 
 class ResNet(nn.Module):
     """Three residual blocks of widths 16, 32, 64 with group normalisation."""
@@ -66,8 +69,8 @@ def problem(net: str, batch: int) -> tuple[Callable[..., jax.Array], Any, tuple[
     return loss, params, (inputs, labels)
 
 
-def step_of(tx: Any, loss: Any, extra: str) -> Callable[..., Any]:
-    """One training step `(params, state, batch, key) -> (params, state)`; `extra` says how grad_fn is called."""
+def steps_of(tx: Any, loss: Any, extra: str) -> Callable[..., Any]:
+    """`STEPS` training steps `(params, state, batch, key) -> (params, state)`; `extra` says how grad_fn is called."""
 
     def step(params: Any, state: Any, batch: Any, key: jax.Array) -> Any:
         def grad_fn(p: Any, *_: Any) -> Any:
@@ -77,7 +80,13 @@ def step_of(tx: Any, loss: Any, extra: str) -> Callable[..., Any]:
         updates, state = tx.update(grad_fn(params), state, params, **arguments)
         return optax.apply_updates(params, updates), state
 
-    return step
+    def steps(params: Any, state: Any, batch: Any, key: jax.Array) -> Any:
+        def body(carry: Any, key: jax.Array) -> tuple[Any, None]:
+            return step(*carry, batch, key), None
+
+        return jax.lax.scan(body, (params, state), jax.random.split(key, STEPS))[0]
+
+    return steps
 
 
 def measure(net: str, batch: int, repeats: int, implementation: str) -> dict[str, Any]:
@@ -112,20 +121,23 @@ def measure(net: str, batch: int, repeats: int, implementation: str) -> dict[str
     keys = jax.random.split(key, seeds)
     calls: dict[str, Callable[[], Any]] = {}
     for name, (tx, extra) in chains.items():
-        step = jax.jit(step_of(tx, loss, extra))
+        step = jax.jit(steps_of(tx, loss, extra))
         state = jax.tree.map(jnp.array, tx.init(params))
         calls[name] = lambda step=step, state=state: step(params, state, data, key)
     for name in ("base", "sam", "mean_field"):
         tx, extra = chains[name]
-        many = jax.jit(jax.vmap(step_of(tx, loss, extra), in_axes=(0, 0, None, 0)))
+        many = jax.jit(jax.vmap(steps_of(tx, loss, extra), in_axes=(0, 0, None, 0)))
         copies = jax.tree.map(lambda leaf: jnp.stack([leaf] * seeds), params)
         states = jax.vmap(tx.init)(copies)
         calls[f"{name}_x{seeds}"] = lambda many=many, copies=copies, states=states: many(copies, states, data, keys)
     leaves = jax.tree.leaves(params)
 
     def draws(key: jax.Array, draw: Callable[..., jax.Array]) -> Any:
-        split = jax.random.split(key, len(leaves))
-        return [draw(k, leaf.shape, leaf.dtype) for k, leaf in zip(split, leaves, strict=True)]
+        def body(_: Any, key: jax.Array) -> tuple[Any, None]:
+            split = jax.random.split(key, len(leaves))
+            return [draw(k, leaf.shape, leaf.dtype) for k, leaf in zip(split, leaves, strict=True)], None
+
+        return jax.lax.scan(body, leaves, jax.random.split(key, STEPS))[0]
 
     for kind in dict.fromkeys(("threefry2x32", "rbg", "unsafe_rbg", implementation)):
         draw = jax.jit(lambda key: draws(key, jax.random.normal))
@@ -137,7 +149,7 @@ def measure(net: str, batch: int, repeats: int, implementation: str) -> dict[str
     def timed(call: Callable[[], Any]) -> float:
         begin = time.perf_counter()
         jax.block_until_ready(call())
-        return 1e3 * (time.perf_counter() - begin)
+        return 1e3 * (time.perf_counter() - begin) / STEPS
 
     for call in calls.values():
         timed(call)
@@ -204,7 +216,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--net", nargs="+", choices=("mlp", "resnet"), default=["mlp", "resnet"])
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--keys", nargs="+", default=["threefry2x32", "rbg"])
     parser.add_argument("--torch", action="store_true", help="also time ivon-opt in PyTorch")
     arguments = parser.parse_args()

@@ -34,6 +34,7 @@ class Direction(NamedTuple):
         needs_gradient: whether `point` reads the clean gradient, which then costs one more.
         needs_key: whether `point` draws random numbers.
         is_gaussian: whether D q is Gaussian noise, so that there is a posterior.
+        is_unit: whether q has norm exactly 1 wherever the clean gradient is not zero.
     """
 
     init: Callable[[Tree], Any]
@@ -42,6 +43,7 @@ class Direction(NamedTuple):
     needs_gradient: bool
     needs_key: bool
     is_gaussian: bool = False
+    is_unit: bool = False
 
 
 def _nothing(params: Tree) -> tuple[()]:
@@ -69,7 +71,7 @@ def along_gradient() -> Direction:
     def point(key: Any, gradient: Tree, whiten: Any, params: Tree, mask: Tree, state: Any) -> tuple[Tree, Any]:
         return trees.unit(whiten(gradient)), state
 
-    return Direction(_nothing, point, _keep, needs_gradient=True, needs_key=False)
+    return Direction(_nothing, point, _keep, needs_gradient=True, needs_key=False, is_unit=True)
 
 
 def at_random(*, normalise: bool = False, draw: Callable[..., jax.Array] = standard_normal) -> Direction:
@@ -77,9 +79,8 @@ def at_random(*, normalise: bool = False, draw: Callable[..., jax.Array] = stand
 
     Args:
         normalise: put q on the unit sphere instead, uniformly.
-        draw: `draw(key, shape, dtype)`; the default is `standard_normal`, which follows the implementation of the key that
-            is passed. Anything else must have mean 0 and variance 1, and gives up the
-            posterior's being Gaussian.
+        draw: `draw(key, shape, dtype)`; the default is `standard_normal`, which follows the implementation of the key
+            that is passed. Anything else must have mean 0 and variance 1, and gives up the posterior's being Gaussian.
 
     Returns:
         A `Direction` that needs no clean gradient.

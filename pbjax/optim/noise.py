@@ -39,8 +39,10 @@ def standard_normal(key: jax.Array, shape: tuple[int, ...] = (), dtype: DTypeLik
         Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
     size = math.prod(shape)
-    threefry = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and str(jax.random.key_impl(key)) == "threefry2x32"
-    if not threefry or jnp.dtype(dtype) != jnp.float32 or size >= 2**32 or not jax.config.jax_threefry_partitionable:
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    threefry = typed and str(jax.random.key_impl(key)) == "threefry2x32"
+    partitionable = jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]
+    if not (threefry and partitionable) or jnp.dtype(dtype) != jnp.float32 or size >= 2**32:
         return jax.random.normal(key, shape, dtype)
     first, second = jax.random.key_data(key)
     bits = _hash(first, second, jax.lax.iota(jnp.uint32, size).reshape(shape))

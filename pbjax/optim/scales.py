@@ -155,21 +155,21 @@ def natural_gradient(rate: ArrayLike = 1e-3) -> ScaleUpdate:
     return ScaleUpdate(lambda log_scale: (), step)
 
 
-def prior_pull(scale: LearnedScale, params: Tree, log_scale: Tree, mask: Tree) -> tuple[Tree, Tree]:
-    """Derivatives of KL(N(params, exp(log_scale)^2) || prior) in the mean and in the log-scale, zero where masked."""
+def prior_pull(scale: LearnedScale, params: Tree, sigma: Tree, mask: Tree) -> tuple[Tree, Tree]:
+    """Derivatives of KL(N(params, sigma^2) || prior) in the mean and in ln sigma, zero where masked."""
     if isinstance(scale.prior, Gaussian):
         centre, prior_log_scale = scale.prior
     else:
-        centre = jax.tree.map(jnp.zeros_like, params)
-        prior_log_scale = jax.tree.map(lambda s: jnp.log(trees.factor_like(scale.prior, s)), log_scale)
+        centre = jax.tree.map(lambda s: jnp.zeros((), s.dtype), sigma)
+        prior_log_scale = jax.tree.map(lambda s: jnp.log(trees.factor_like(scale.prior, s)), sigma)
 
     def by_mean(keep: bool, w: jax.Array, c: jax.Array, p: jax.Array) -> jax.Array:
         return (trees.wide(w) - trees.wide(c)) * jnp.exp(-2 * trees.wide(p)) if keep else jnp.zeros_like(trees.wide(w))
 
     def by_scale(keep: bool, s: jax.Array, p: jax.Array) -> jax.Array:
-        return jnp.exp(2 * (s - trees.wide(p))) - 1 if keep else jnp.zeros_like(s)
+        return jnp.square(s) * jnp.exp(-2 * trees.wide(p)) - 1 if keep else jnp.zeros_like(s)
 
     return (
         jax.tree.map(by_mean, mask, params, centre, prior_log_scale),
-        jax.tree.map(by_scale, mask, log_scale, prior_log_scale),
+        jax.tree.map(by_scale, mask, sigma, prior_log_scale),
     )

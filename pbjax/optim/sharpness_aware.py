@@ -275,14 +275,21 @@ def step(
         loss, gradient, aux = evaluate(trees.cast_like(point, params))
         reference = clean if rule.learned is not None and rule.learned.at_clean else gradient
         slope = () if rule.learned is None else jax.tree.map(lambda g, e: trees.wide(g) * e, reference, epsilon)
-        return (gradient, slope, trees.dot(total, total), jnp.float32(loss)), direction, aux
+        # SAM's own case: the length is known, and measuring it would be one more pass over the params.
+        plain = rule.direction.is_unit and diagonal is None and sigma is None and rule.ascent is None
+        if plain:
+            seen = trees.select(mask, clean)
+            square = jnp.square(length) * (trees.dot(seen, seen) > 0)
+        else:
+            square = trees.dot(total, total)
+        return (gradient, slope, square, jnp.float32(loss)), direction, aux
 
     (gradient, slope, square, loss), direction, aux = average_samples(sample, key, rule.samples)
     used = rule.combination.combine(clean, gradient)
     direction = rule.direction.absorb(used, direction)
     log_scale, scale_update = state.log_scale, state.scale_update
     if rule.learned is not None and sigma is not None:
-        pull, shrink = prior_pull(rule.learned, params, log_scale, mask)
+        pull, shrink = prior_pull(rule.learned, params, sigma, mask)
         weight = jnp.asarray(rule.learned.n, jnp.float32) / rule.learned.kl_weight
         used = jax.tree.map(lambda g, k: trees.wide(g) + k / trees.factor_like(weight, k), used, pull)
         moved, scale_update = rule.learned.update.step(log_scale, slope, shrink, scale_update, n=weight)

@@ -189,7 +189,7 @@ def test_ports_find_their_state_anywhere(name):
     """An IVON port looks for its state at opt_state[0], and fails behind a clip, an injection or a mask."""
     make = getattr(optim, name)
     tx = wrapped(lambda value: make(value, n=N))
-    hidden = {**PARAMS, "readout": {"kernel": optax.MaskedNode()}}
+    hidden = {**PARAMS, "readout": optax.MaskedNode()}
     q = optim.posterior(tx.init(PARAMS), hidden)
     assert q.log_scale["Dense_0"]["kernel"].shape == (3, 4)
     alone = optim.posterior(make(0.1, n=N).init(PARAMS), PARAMS)

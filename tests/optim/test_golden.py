@@ -277,7 +277,7 @@ def test_prior_pull_is_the_gradient_of_the_kl_in_both_halves():
         by_mean, by_scale = jax.grad(lambda m, s, p=p: posteriors.kl(posteriors.Gaussian(m, s), p), argnums=(0, 1))(
             mean, log_scale
         )
-        pull, shrink = prior_pull(learned_scale(n=1, prior=prior), mean, log_scale, everywhere)
+        pull, shrink = prior_pull(learned_scale(n=1, prior=prior), mean, jax.tree.map(jnp.exp, log_scale), everywhere)
         np.testing.assert_allclose(flat(pull), flat(by_mean), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(flat(shrink), flat(by_scale), rtol=1e-4, atol=1e-5)
 
