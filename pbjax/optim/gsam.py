@@ -42,13 +42,13 @@ def gsam(radius: Radius = 0.05, *, alpha: ArrayLike = 0.4, mask: trees.Mask | No
 
 
 def radius_after_learning_rate(
-    learning_rate: Callable[[jax.Array], ArrayLike],
+    learning_rate: Callable[[ArrayLike], ArrayLike],
     *,
     lr_min: ArrayLike,
     lr_max: ArrayLike,
     radius_min: ArrayLike,
     radius_max: ArrayLike,
-) -> Callable[[jax.Array], jax.Array]:
+) -> Callable[[ArrayLike], jax.Array]:
     """A radius schedule that follows the learning rate linearly between two radii, as GSAM's does.
 
     Args:
@@ -76,7 +76,7 @@ def radius_after_learning_rate(
     check_range("radius_max", radius_max, low=0.0, open_high=True)
     check_range("lr_max - lr_min", jnp.asarray(lr_max) - lr_min, low=0.0, open_low=True)
 
-    def schedule(count: jax.Array) -> jax.Array:
+    def schedule(count: ArrayLike) -> jax.Array:
         share = (jnp.asarray(learning_rate(count)) - lr_min) / (jnp.asarray(lr_max) - lr_min)
         low, high = jnp.asarray(radius_min), jnp.asarray(radius_max)
         return low + jnp.clip(share, 0, 1) * (high - low)

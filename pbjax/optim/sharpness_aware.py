@@ -27,7 +27,7 @@ from pbjax.optim.own_loop import Evaluate, Member, evaluator
 from pbjax.optim.scales import LearnedScale, prior_pull
 
 Tree = Any
-Radius = ArrayLike | Callable[[jax.Array], ArrayLike]
+Radius = ArrayLike | Callable[..., ArrayLike]
 
 
 class PerturbationMetrics(NamedTuple):
