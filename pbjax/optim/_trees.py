@@ -23,6 +23,8 @@ def check_params(params: Params) -> None:
     if params is None or not leaves:
         raise ValueError("params is missing or empty: pass update(grads, state, params, ...)")
     for path, leaf in jax.tree.leaves_with_path(params):
+        if not hasattr(leaf, "dtype"):
+            raise ValueError(f"params{jax.tree_util.keystr(path)} is a {type(leaf).__name__}: it must be an array")
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
@@ -31,13 +33,13 @@ def check_params(params: Params) -> None:
             )
 
 
-def resolve_mask(mask: Mask | None, params: Params) -> Params:
+def resolve_mask(mask: Mask | None, params: Params, *, allow_none: bool = False) -> Params:
     """A pytree of Python bools, True where a leaf is perturbed."""
     if mask is None:
         return jax.tree.map(lambda _: True, params)
     tree = mask(params) if callable(mask) else mask
     tree = jax.tree.map(lambda keep, part: jax.tree.map(lambda _: bool(keep), part), tree, params)
-    if not any(jax.tree.leaves(tree)):
+    if not allow_none and not any(jax.tree.leaves(tree)):
         raise ValueError("mask perturbs nothing: it must be True for at least one leaf of the params")
     return tree
 

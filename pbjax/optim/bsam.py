@@ -196,12 +196,14 @@ def _init(settings: _Settings, params: Tree) -> BsamState:
     precision = jax.tree.map(lambda w: jnp.full_like(trees.wide(w), settings.precision_init), params)
     scale = jax.lax.rsqrt(jnp.asarray(settings.n, jnp.float32) * jnp.asarray(settings.precision_init, jnp.float32))
     metrics = PerturbationMetrics(jnp.zeros((), jnp.float32), scale, jnp.full((), jnp.nan, jnp.float32))
-    return BsamState(jnp.zeros((), jnp.int32), zeros, precision, zeros, _log_size(settings, mask), metrics)
+    # Two trees of zeros: a buffer that a state holds twice cannot be donated.
+    again = jax.tree.map(jnp.copy, zeros)
+    return BsamState(jnp.zeros((), jnp.int32), zeros, precision, again, _log_size(settings, mask), metrics)
 
 
 def _log_size(settings: _Settings, mask: Tree) -> Tree:
     size = jnp.log(jnp.asarray(settings.n, jnp.float32))
-    return jax.tree.map(lambda keep: size if keep else jnp.float32(jnp.inf), mask)
+    return jax.tree.map(lambda keep: jnp.copy(size) if keep else jnp.float32(jnp.inf), mask)
 
 
 def _ascend(

@@ -70,7 +70,7 @@ def adaptive(eta: ArrayLike = 0.01, *, scaled: trees.Mask | None = None) -> Metr
     check_range("eta", eta, low=0.0, open_high=True)
 
     def diagonal(params: Tree, gradient: Tree, mask: Tree) -> Tree:
-        keep = trees.resolve_mask(_matrices if scaled is None else scaled, params)
+        keep = trees.resolve_mask(_matrices if scaled is None else scaled, params, allow_none=True)
 
         def one(k: bool, leaf: jax.Array) -> jax.Array:
             return jnp.abs(trees.wide(leaf)) + trees.factor_like(eta, leaf) if k else jnp.ones_like(trees.wide(leaf))

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pbjax._checks import check_n
+from pbjax._checks import check_n, concrete
 from pbjax.optim import _trees as trees
 from pbjax.optim.geometry import Metric
 from pbjax.optim.own_loop import Evaluate, Member, evaluator
@@ -46,6 +46,8 @@ def m_sam(
         Foret et al., ICLR 2021, section 4.1; Andriushchenko, Flammarion, "Towards understanding sharpness-aware
         minimization", ICML 2022.
     """
+    if concrete(micro_batches) is None:
+        raise ValueError("micro_batches is traced: it sets shapes, name it in inject_hyperparams(..., static_args=...)")
     check_n(micro_batches, name="micro_batches")
     rule = rule_of(radius, metric=metric, mask=mask)
 

@@ -29,7 +29,8 @@ def mean_field_then_sam(
     Cost: two gradients a sample, neither of them the incoming one. State: as `mean_field`.
 
     Args:
-        radius: rho >= 0 of the ascent from the draw, or a schedule; 0 is `mean_field`.
+        radius: rho >= 0 of the ascent from the draw, or a schedule; 0, with an initial_radius, is
+            `mean_field`.
         n: number of training examples.
         prior: standard deviation of N(0, prior^2 I), > 0, or a `Gaussian`.
         initial_radius: sigma starts at initial_radius/sqrt(P), > 0; the radius by default.

@@ -1,7 +1,7 @@
 """For those who write their own loop: the perturbed gradient first, `update` afterwards; and masked parts of a tree.
 
 The members' state is found by its type wherever it stands in a nested optax state: inside a chain, injected
-hyper-parameters, masks, or anything else that keeps its inner state in its own.
+hyper-parameters, or anything else that keeps its inner state in its own.
 """
 
 from collections.abc import Callable
@@ -49,13 +49,19 @@ class Member(optax.GradientTransformationExtraArgs):
 def evaluator(grad_fn: Any, value_and_grad_fn: Any) -> Evaluate:
     """`(params, ...) -> (loss, gradient, aux)` from whichever function was passed to `update`."""
     if value_and_grad_fn is not None:
-        return lambda *args: (*value_and_grad_fn(*args), ())
+        return lambda *args: (*_scalar(value_and_grad_fn(*args)), ())
     if grad_fn is None:
         raise ValueError(
             "grad_fn is missing: pass update(grads, state, params, grad_fn=grad_fn), with grad_fn(params) -> grads, or "
             "perturbed=True with gradients from perturbed_value_and_grad"
         )
     return lambda *args: (jnp.float32(jnp.nan), grad_fn(*args), ())
+
+
+def _scalar(pair: tuple[Any, Tree]) -> tuple[Any, Tree]:
+    if isinstance(pair[0], tuple) or jnp.ndim(pair[0]):
+        raise ValueError("value_and_grad_fn must return (scalar, grads); for auxiliary data: perturbed_value_and_grad")
+    return pair
 
 
 def find_state(opt_state: Any, kind: type | tuple[type, ...]) -> list[Any]:
@@ -70,7 +76,7 @@ def perturbed_value_and_grad(
     params: Tree,
     key: jax.Array | None = None,
     *args: Any,
-    member: Member,
+    member: optax.GradientTransformation,
     has_aux: bool = False,
 ) -> tuple[Any, Tree, Any]:
     """Loss and gradient as a member wants them, with the member's own state brought up to date.
@@ -83,7 +89,8 @@ def perturbed_value_and_grad(
         opt_state: optax state that holds the member's, anywhere.
         params: parameter pytree.
         key: typed PRNG key, a new one a step; may be None for members without noise.
-        *args: what else the loss takes. For a member with micro-batches, every array is cut along its first axis.
+        *args: what else the loss takes. For a member with micro-batches, every array is cut along its first axis: let
+            the loss close over what is no batch (keys, batch-norm statistics).
         member: the transformation whose state it is, as it was built (`sam(0.05)`, ...); the settings are read off it,
             so injected hyper-parameters do not act here.
         has_aux: whether the loss also returns auxiliary data (batch-norm statistics, metrics).
@@ -107,6 +114,16 @@ def perturbed_value_and_grad(
         >>> float(value), [round(float(u), 3) for u in updates]
         (12.5, [-3.06, -4.08])
     """
+    if not isinstance(member, Member):
+        raise ValueError(
+            "member is not one: pass what sam(...), mean_field(...) and so on return, not the chain around it"
+        )
+    for hidden in find_state(opt_state, optax.MaskedState):
+        if find_state(hidden, member.state_type):
+            raise ValueError(
+                "the member stands inside optax.masked or multi_transform, which hide leaves from it: give it its own "
+                "mask=, or call update(..., grad_fn=complete_grad_fn(grad_fn, params))"
+            )
     found = find_state(opt_state, member.state_type)
     if len(found) != 1:
         raise ValueError(
@@ -129,8 +146,10 @@ def perturbed_value_and_grad(
     return ((value, aux) if has_aux else value), grads, opt_state
 
 
-def _part(leaf: jax.Array, part: jax.Array, parts: int | None) -> jax.Array:
-    if parts is None or leaf.shape[0] % parts:
+def _part(leaf: Any, part: jax.Array, parts: int | None) -> jax.Array:
+    if parts is None or not jnp.ndim(leaf):
+        raise ValueError("every array in *args is cut into micro-batches: let the loss close over what is no batch")
+    if leaf.shape[0] % parts:
         raise ValueError(f"a batch of {leaf.shape[0]} rows cannot be cut into {parts} equal micro-batches")
     return leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:])[part]
 

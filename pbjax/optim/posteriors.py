@@ -5,7 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from pbjax._checks import check_n
 from pbjax.optim import _trees as trees
 from pbjax.optim.bsam import BsamState
 from pbjax.optim.ivon import IvonState
@@ -46,8 +48,17 @@ def posterior(opt_state: Any, params: Any) -> Gaussian:
             "variational_sam, random_sam, ivon, bsam or vogn (sam and the other adversarial ones have none)"
         )
     log_scale = _log_scales(states[0], params)
-    mean = jax.tree.map(trees.wide, params)
-    return Gaussian(mean, jax.tree.map(lambda s, w: jnp.broadcast_to(s, w.shape).astype(w.dtype), log_scale, mean))
+    mean = jax.tree.map(trees.wide, jax.tree.map(jnp.asarray, params))
+
+    def hidden(node: Any) -> bool:
+        return isinstance(node, optax.MaskedNode)
+
+    def spread(s: Any, w: Any) -> Any:
+        if hidden(s):  # optax.masked keeps the leaf from the member: a point mass, as with a mask of its own
+            return jax.tree.map(lambda leaf: jnp.full_like(leaf, -jnp.inf), w)
+        return jnp.broadcast_to(s, w.shape).astype(w.dtype)
+
+    return Gaussian(mean, jax.tree.map(spread, log_scale, mean, is_leaf=hidden))
 
 
 def averaged_prediction(
@@ -63,10 +74,10 @@ def averaged_prediction(
         samples: number of draws, >= 1.
 
     Returns:
-        What `predict` returns, averaged.
+        What `predict` returns, averaged, in float32 at least.
 
     Raises:
-        ValueError: no posterior in the state.
+        ValueError: no posterior in the state, or samples below 1.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -76,14 +87,16 @@ def averaged_prediction(
         >>> averaged_prediction(jax.random.key(0), state, params, lambda w: jnp.ones(3) + 0 * w[0], samples=4).tolist()
         [1.0, 1.0, 1.0]
     """
+    check_n(samples, name="samples")
     q = posterior(opt_state, params)
 
     def body(total: Any, key: jax.Array) -> tuple[Any, None]:
         prediction = predict(trees.cast_like(sample(key, q), params))
-        return jax.tree.map(lambda t, p: t + p / samples, total, prediction), None
+        return jax.tree.map(lambda t, p: t + p.astype(t.dtype) / samples, total, prediction), None
 
     shapes = jax.eval_shape(predict, params)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    # A thousand half-precision terms would not add up.
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), shapes)
     return jax.lax.scan(body, zeros, jax.random.split(key, samples))[0]
 
 

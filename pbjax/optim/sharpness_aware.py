@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from pbjax._checks import check_n, check_range
+from pbjax._checks import check_n, check_range, concrete
 from pbjax.optim import _trees as trees
 from pbjax.optim.combinations import Combination, perturbed_only
 from pbjax.optim.directions import Direction, along_gradient
@@ -115,7 +115,7 @@ def sharpness_aware(
         radius: Euclidean rho >= 0, or a schedule `count -> rho`; with `learned`, where sigma starts: rho / sqrt(P).
         direction: `along_gradient()` (default), `at_random()`, `mixture(kappa)`, `away_from_mean()` or
             `along_momentum()`.
-        metric: `euclidean()` (default), `adaptive(eta)`, `fisher(eta)`, `filter_norm()`. A learned scale multiplies it.
+        metric: `euclidean()` (default), `adaptive(eta)`, `fisher(eta)`, `filter_norm()`; not with `learned`.
         learned: `learned_scale(...)`; D is then sigma and r = sqrt(P), and the prior's pull is added to the gradient.
         combination: `perturbed_only()` (default), `weighted(weight)`, `surrogate_gap(alpha)`.
         in_standard_units: let rho count standard deviations a weight, r = rho sqrt(P), rather than a Euclidean length;
@@ -169,7 +169,11 @@ def rule_of(
     _check_radius("radius", radius)
     if ascent is not None:
         _check_radius("ascent", ascent)
+    if concrete(samples) is None:
+        raise ValueError("samples is traced: it sets shapes, name it in inject_hyperparams(..., static_args=...)")
     check_n(samples, name="samples")
+    if learned is not None and metric is not None and metric.diagonal is not None:
+        raise ValueError("metric and learned scale exclude each other: the posterior's scale is the metric")
     direction = along_gradient() if direction is None else direction
     if samples > 1 and not direction.needs_key:
         raise ValueError(f"samples = {samples}: this direction is not random, so every sample would be the same")
@@ -223,6 +227,8 @@ def init(rule: Rule, params: Tree) -> PerturbationState:
     log_scale: Any = _fixed_log_scale(rule, mask, sigma)
     scale_update: Any = ()
     if rule.learned is not None:
+        start = _at(rule.radius, jnp.int32(0))
+        check_range("radius at count 0", start, low=0.0, open_low=True, remedy="sigma starts at radius/sqrt(P) > 0")
         log_scale = jax.tree.map(
             lambda keep, w: jnp.full_like(trees.wide(w), jnp.log(sigma) if keep else -jnp.inf), mask, params
         )
@@ -282,16 +288,20 @@ def step(
             square = jnp.square(length) * (trees.dot(seen, seen) > 0)
         else:
             square = trees.dot(total, total)
-        return (gradient, slope, square, jnp.float32(loss)), direction, aux
+        return (jax.tree.map(trees.wide, gradient), slope, square, jnp.float32(loss)), direction, aux
 
     (gradient, slope, square, loss), direction, aux = average_samples(sample, key, rule.samples)
     used = rule.combination.combine(clean, gradient)
     direction = rule.direction.absorb(used, direction)
     log_scale, scale_update = state.log_scale, state.scale_update
+    tame = jnp.bool_(True)
     if rule.learned is not None and sigma is not None:
         pull, shrink = prior_pull(rule.learned, params, sigma, mask)
         weight = jnp.asarray(rule.learned.n, jnp.float32) / rule.learned.kl_weight
         used = jax.tree.map(lambda g, k: trees.wide(g) + k / trees.factor_like(weight, k), used, pull)
+        # A gradient can be finite and its square not: it would freeze Adam's average or make the precision infinite.
+        steep = trees.scale(weight, slope)
+        tame = jnp.isfinite(trees.dot(steep, steep))
         moved, scale_update = rule.learned.update.step(log_scale, slope, shrink, scale_update, n=weight)
         log_scale = jax.tree.map(lambda keep, new, old: new if keep else old, mask, moved, log_scale)
         total = jax.tree.reduce(jnp.add, jax.tree.map(lambda k, s: jnp.sum(s) if k else jnp.float32(0), mask, sigma))
@@ -303,7 +313,7 @@ def step(
     new = PerturbationState(_next(state.count), direction, log_scale, scale_update, metrics)
     # A gradient that is not finite must not leave half of itself behind: nothing of it enters the state, and the
     # gradient that goes on is not finite anywhere, so that whatever watches the updates sees it.
-    finite = trees.all_finite(used)
+    finite = trees.all_finite(used) & tame
     if rule.needs_gradient:  # its norm is at hand already; a metric of zeros and ones can swallow a NaN
         finite = finite & jnp.isfinite(trees.dot(clean, clean))
     used = jax.tree.map(lambda g: jnp.where(finite, g, jnp.nan), used)

@@ -1,5 +1,7 @@
 r"""SAM on a part of the weights: normalisation parameters only, or those with the largest gradients."""
 
+import re
+
 import jax
 from jax.typing import ArrayLike
 
@@ -40,7 +42,7 @@ def sparse_sam(radius: Radius = 0.05, *, density: ArrayLike = 0.5, mask: trees.M
 
 
 def norm_only(params: trees.Params) -> trees.Params:
-    """A mask of the normalisation parameters: leaves under a name with "norm" or "bn" in it, as SAM-ON perturbs.
+    """A mask of the normalisation parameters, as SAM-ON has it: leaves under a name with "norm" in it or the word "bn".
 
     Args:
         params: parameter pytree with named nodes.
@@ -59,6 +61,6 @@ def norm_only(params: trees.Params) -> trees.Params:
 
     def named(path: tuple, leaf: jax.Array) -> bool:
         text = jax.tree_util.keystr(path).lower()
-        return "norm" in text or "bn" in text
+        return "norm" in text or re.search(r"(?<![a-z])bn(?![a-z])", text) is not None
 
     return jax.tree.map_with_path(named, params)

@@ -6,6 +6,7 @@ inference", letters a to g behaviours measured in optax.contrib.sam 0.2.8; both 
 """
 
 import inspect
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -214,3 +215,77 @@ def test_ports_noise_is_that_of_the_posterior_alone():
     q = optim.posterior(member.init(PARAMS), PARAMS)
     for leaf in jax.tree.leaves(q.log_scale):
         np.testing.assert_allclose(jnp.exp(leaf), 1 / np.sqrt(N * 0.5), rtol=1e-5)
+
+
+def test_masks_from_outside_are_refused_or_seen():
+    mask = {"Dense_0": True, "readout": False}
+    tx = optax.masked(optim.mean_field(0.1, n=N), mask)
+    with pytest.raises(ValueError, match="its own mask="):
+        optim.perturbed_value_and_grad(loss, tx.init(PARAMS), PARAMS, KEY, *BATCH, member=optim.mean_field(0.1, n=N))
+    q = optim.posterior(tx.init(PARAMS), PARAMS)
+    assert jnp.isneginf(q.log_scale["readout"]["kernel"]).all() and jnp.isfinite(q.log_scale["Dense_0"]["bias"]).all()
+
+
+def test_a_metric_beside_a_learned_scale_is_refused():
+    """The noise would be D sigma z, the posterior and its KL sigma alone: a certificate of the wrong Gaussian."""
+    with pytest.raises(ValueError, match="exclude each other"):
+        optim.sharpness_aware(0.1, metric=optim.filter_norm(), learned=optim.learned_scale(n=N))
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_fresh_states_can_be_donated(name):
+    case = CASES[name]
+    member = case.build()
+    step = jax.jit(
+        lambda state: member.update(CLEAN, state, PARAMS, key=KEY, **case.arguments())[1].count, donate_argnums=0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # not every donated buffer is of use; a buffer given twice is an error
+        assert int(step(member.init(PARAMS))) == 1
+
+
+def test_asam_without_a_kernel_is_sam():
+    params, gradient = jnp.array([3.0, 4.0]), jnp.array([3.0, 4.0])
+    ours, _ = optim.asam(0.1).update(gradient, optim.asam(0.1).init(params), params, grad_fn=lambda w: w)
+    np.testing.assert_allclose(ours, [3.06, 4.08], rtol=1e-6)
+
+
+def test_means_of_half_precision_gradients_are_taken_in_float32():
+    params = jnp.ones(4, jnp.bfloat16)
+    member = optim.random_sam(1e-3, samples=300)
+    used, _ = jax.jit(lambda: member.update(params, member.init(params), params, grad_fn=jnp.ones_like, key=KEY))()
+    np.testing.assert_allclose(np.asarray(used, np.float32), 1.0, rtol=1e-2)
+
+
+@pytest.mark.parametrize("update", [optim.reparametrised(), optim.natural_gradient(0.1)])
+def test_a_gradient_whose_square_overflows_does_not_ruin_the_scale(update):
+    params = jnp.ones(2, jnp.float32)
+    member = optim.mean_field(0.1, n=60_000, scale_update=update)
+    before = member.init(params)
+    used, after = member.update(params, before, params, grad_fn=lambda w: jnp.array([1e22, 1.0], w.dtype), key=KEY)
+    assert jnp.isnan(used).all()
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_what_cannot_work_is_named():
+    tx = optax.chain(optim.sam(0.1), optax.sgd(0.1))
+    with pytest.raises(ValueError, match="member is not one"):
+        optim.perturbed_value_and_grad(loss, tx.init(PARAMS), PARAMS, None, *BATCH, member=tx)  # pyright: ignore
+    with pytest.raises(ValueError, match="radius at count 0"):
+        optim.mean_field(optax.linear_schedule(0.0, 0.1, 10), n=N).init(PARAMS)
+    with pytest.raises(ValueError, match="it must be an array"):
+        optim.sam(0.1).init({"w": 1.0})
+    with pytest.raises(ValueError, match="samples = 0"):
+        optim.averaged_prediction(KEY, optim.random_sam(0.1).init(PARAMS), PARAMS, lambda p: 0.0, samples=0)
+    with pytest.raises(ValueError, match="close over what is no batch"):
+        optim.perturbed_value_and_grad(
+            lambda p, x, y, s: loss(p, x, y) * s, optim.m_sam(0.1, micro_batches=2).init(PARAMS), PARAMS, None,
+            *BATCH, 2.0, member=optim.m_sam(0.1, micro_batches=2),
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="scalar, grads"):
+        optim.sam(0.1).update(
+            CLEAN, optim.sam(0.1).init(PARAMS), PARAMS,
+            value_and_grad_fn=lambda p: ((loss(p, *BATCH), {}), grad_fn(p)),
+        )  # fmt: skip
+    assert not optim.norm_only({"subnet": {"kernel": jnp.ones(1)}})["subnet"]["kernel"]
