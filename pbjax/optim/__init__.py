@@ -18,15 +18,17 @@ from pbjax.optim.look_sam import LookSAMState, look_sam
 from pbjax.optim.m_sam import m_sam
 from pbjax.optim.mean_field import mean_field
 from pbjax.optim.mean_field_then_sam import mean_field_then_sam
+from pbjax.optim.member import Member
 from pbjax.optim.mix_sam import mix_sam
 from pbjax.optim.momentum_sam import momentum_sam
 from pbjax.optim.noise import standard_normal
-from pbjax.optim.own_loop import Member, complete_grad_fn, perturbed_value_and_grad
+from pbjax.optim.own_loop import complete_grad_fn, perturbed_value_and_grad
+from pbjax.optim.perturbation import PerturbationMetrics, PerturbationState
 from pbjax.optim.posteriors import averaged_prediction, posterior
 from pbjax.optim.random_sam import random_sam
 from pbjax.optim.sam import sam
 from pbjax.optim.scales import LearnedScale, ScaleUpdate, learned_scale, natural_gradient, reparametrised
-from pbjax.optim.sharpness_aware import PerturbationMetrics, PerturbationState, sharpness_aware
+from pbjax.optim.sharpness_aware import sharpness_aware
 from pbjax.optim.sparse_sam import norm_only, sparse_sam
 from pbjax.optim.variational_sam import variational_sam
 from pbjax.optim.vogn import VognState, vogn

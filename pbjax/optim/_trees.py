@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
 
 from pbjax.optim.noise import standard_normal
 
@@ -116,3 +118,38 @@ def all_finite(tree: Params) -> jax.Array:
 def where(condition: jax.Array, yes: Params, no: Params) -> Params:
     """yes if the scalar condition holds, else no, over a whole tree of arrays (typed keys included)."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def poisoned(finite: jax.Array, tree: Params) -> Params:
+    """The tree, or NaN in every leaf: half of a gradient must not look like one."""
+    return jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.nan), tree)
+
+
+def zeros(params: Params) -> Params:
+    """Zeros like the params, float32 at least."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, wide(leaf).dtype), params)
+
+
+def running_mean(decay: ArrayLike, old: Params, new: Params) -> Params:
+    """decay * old + (1 - decay) * new; 1 - decay is formed before it is rounded to float32, where it matters near 1."""
+
+    def one(o: jax.Array, n: jax.Array) -> jax.Array:
+        return factor_like(decay, o) * o + factor_like(1 - decay, o) * wide(n)
+
+    return jax.tree.map(one, old, new)
+
+
+def mean(tree: Params, mask: Params) -> jax.Array:
+    """Mean over the scalars of the leaves that are perturbed, float32."""
+    total = jax.tree.reduce(jnp.add, jax.tree.map(jnp.sum, select(mask, tree)))
+    return jnp.float32(total / count(tree, mask))
+
+
+def sample_sizes(n: ArrayLike, mask: Mask | None, params: Params) -> Params:
+    """n in an array of its own for every leaf, infinite where the mask leaves the leaf alone: its scale is then 0."""
+    return jax.tree.map(lambda keep: jnp.array(n if keep else jnp.inf, jnp.float32), resolve_mask(mask, params))
+
+
+def next_count(count: jax.Array) -> jax.Array:
+    """The step count plus one, which stays at the largest integer."""
+    return jnp.asarray(optax.safe_increment(count))

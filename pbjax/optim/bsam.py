@@ -1,18 +1,17 @@
 r"""bSAM: a natural-gradient mean-field posterior whose expected loss is replaced by its largest value nearby."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 from jax.typing import ArrayLike
 
 from pbjax._checks import check_n, check_range, concrete
 from pbjax.optim import _trees as trees
-from pbjax.optim.own_loop import Evaluate, Member, evaluator
-from pbjax.optim.sharpness_aware import PerturbationMetrics, Radius
+from pbjax.optim._arguments import Schedule, at, check_decay, check_given, check_schedule, check_static
+from pbjax.optim.member import Evaluate, Member
+from pbjax.optim.perturbation import PerturbationMetrics, metrics_of
 
 Tree = Any
 
@@ -26,7 +25,7 @@ class BsamState(NamedTuple):
         precision: s, positive; the posterior is N(params, 1/(n s)).
         increment: mean over micro-batches of sqrt(s)|g| at the last noisy points. It is kept because a step divides by
             the precision from before it, and in a loop of one's own the gradients come before the step.
-        log_size: ln n for every leaf, float32 []; infinite for leaves that the mask leaves alone, whose scale is 0.
+        sample_size: n for every leaf, float32 []; infinite for leaves that the mask leaves alone, whose scale is 0.
         metrics: `PerturbationMetrics` of the last step: norm of the ascent rho g/s, mean posterior scale, and the loss
             at the end of the ascent.
     """
@@ -35,21 +34,21 @@ class BsamState(NamedTuple):
     momentum: Tree
     precision: Tree
     increment: Tree
-    log_size: Tree
+    sample_size: Tree
     metrics: PerturbationMetrics
 
     def log_scales(self, params: Tree) -> Tree:
         """ln sigma = -(ln n + ln s)/2 of the posterior, a tree like the params."""
         del params
         return jax.tree.map(
-            lambda s, size: -0.5 * (trees.factor_like(size, s) + jnp.log(s)), self.precision, self.log_size
+            lambda s, n: -0.5 * (jnp.log(trees.factor_like(n, s)) + jnp.log(s)), self.precision, self.sample_size
         )
 
 
 class _Settings(NamedTuple):
-    learning_rate: Any
+    learning_rate: Schedule
     n: ArrayLike
-    radius: Radius
+    radius: Schedule
     beta1: ArrayLike
     beta2: ArrayLike
     prior_precision: ArrayLike
@@ -65,10 +64,10 @@ class _Settings(NamedTuple):
 
 
 def bsam(
-    learning_rate: ArrayLike | Callable[[jax.Array], ArrayLike],
+    learning_rate: Schedule,
     *,
     n: ArrayLike | None = None,
-    radius: Radius = 0.01,
+    radius: Schedule = 0.01,
     beta1: ArrayLike = 0.9,
     beta2: ArrayLike = 0.999,
     prior_precision: ArrayLike = 40.0,
@@ -127,16 +126,12 @@ def bsam(
     References:
         Möllenhoff and Khan, "SAM as an optimal relaxation of Bayes", ICLR 2023, algorithm 1.
     """
-    if n is None:
-        raise ValueError(
-            "n is missing: pass the number of training examples, which sets the noise and the prior's pull"
-        )
+    n = check_given("n", n, "the number of training examples, which sets the noise and the prior's pull")
     check_n(n)
-    for name, rate in (("learning_rate", learning_rate), ("radius", radius)):
-        if not callable(rate):
-            check_range(name, rate, low=0.0, open_high=True)
-    for name, decay in (("beta1", beta1), ("beta2", beta2)):
-        check_range(name, decay, low=0.0, high=1.0, open_high=True)
+    check_schedule("learning_rate", learning_rate)
+    check_schedule("radius", radius)
+    check_decay("beta1", beta1)
+    check_decay("beta2", beta2)
     check_range("prior_precision", prior_precision, low=0.0, open_high=True)
     check_range("damping", damping, low=0.0, open_high=True)
     check_range("precision_init", precision_init, low=0.0, open_low=True, open_high=True)
@@ -145,77 +140,29 @@ def bsam(
         raise ValueError(
             "damping = 0 and prior_precision = 0: one must be positive, or s falls to 0 without a gradient"
         )
-    if concrete(micro_batches) is None:
-        raise ValueError(
-            "micro_batches is traced: it sets shapes, name it in inject_hyperparams(bsam, static_args=...)"
-        )
-    check_n(micro_batches, name="micro_batches")
-    settings = _Settings(
-        learning_rate,
-        n,
-        radius,
-        beta1,
-        beta2,
-        prior_precision,
-        damping,
-        precision_init,
-        int(np.asarray(micro_batches)),
-        mask,
-    )
-
-    def update(
-        updates: Tree,
-        state: BsamState,
-        params: Tree = None,
-        *,
-        grad_fn: Any = None,
-        value_and_grad_fn: Any = None,
-        key: Any = None,
-        perturbed: bool = False,
-        **_: Any,
-    ) -> tuple[Tree, BsamState]:
-        gradient = updates
-        if not perturbed:
-            gradient, state, _loss = _ascend(settings, state, params, key, evaluator(grad_fn, value_and_grad_fn))
-        return _step(settings, gradient, state, params)
-
-    def own_loop(state: BsamState, params: Tree, key: Any, evaluate: Evaluate) -> Any:
-        gradient, state, (loss, aux) = _ascend(settings, state, params, key, evaluate)
-        return loss, aux, trees.cast_like(gradient, params), state
-
+    parts = check_static("micro_batches", micro_batches)
+    settings = _Settings(learning_rate, n, radius, beta1, beta2, prior_precision, damping, precision_init, parts, mask)
     return Member.of(
-        lambda params: _init(settings, params), update, own_loop, BsamState,
-        micro_batches=settings.micro_batches if settings.micro_batches > 1 else None,
+        partial(_init, settings), partial(_ascend, settings), BsamState, finish=partial(_finish, settings),
+        needs_key=True, micro_batches=parts if parts > 1 else None,
     )  # fmt: skip
 
 
 def _init(settings: _Settings, params: Tree) -> BsamState:
-    trees.check_params(params)
-    mask = trees.resolve_mask(settings.mask, params)
-    zeros = jax.tree.map(lambda w: jnp.zeros_like(trees.wide(w)), params)
     precision = jax.tree.map(lambda w: jnp.full_like(trees.wide(w), settings.precision_init), params)
     scale = jax.lax.rsqrt(jnp.asarray(settings.n, jnp.float32) * jnp.asarray(settings.precision_init, jnp.float32))
-    metrics = PerturbationMetrics(jnp.zeros((), jnp.float32), scale, jnp.full((), jnp.nan, jnp.float32))
-    # Two trees of zeros: a buffer that a state holds twice cannot be donated.
-    again = jax.tree.map(jnp.copy, zeros)
-    return BsamState(jnp.zeros((), jnp.int32), zeros, precision, again, _log_size(settings, mask), metrics)
-
-
-def _log_size(settings: _Settings, mask: Tree) -> Tree:
-    size = jnp.log(jnp.asarray(settings.n, jnp.float32))
-    return jax.tree.map(lambda keep: jnp.copy(size) if keep else jnp.float32(jnp.inf), mask)
+    return BsamState(
+        jnp.zeros((), jnp.int32), trees.zeros(params), precision, trees.zeros(params),
+        trees.sample_sizes(settings.n, settings.mask, params), metrics_of(0.0, scale, jnp.nan),
+    )  # fmt: skip
 
 
 def _ascend(
-    settings: _Settings, state: BsamState, params: Tree, key: Any, evaluate: Evaluate
+    settings: _Settings, state: BsamState, params: Tree, key: Any, evaluate: Evaluate, clean: Tree
 ) -> tuple[Tree, BsamState, tuple[jax.Array, Any]]:
     """Both gradients of every micro-batch: mean g', the state with the mean of sqrt(s)|g|, mean loss and first aux."""
-    trees.check_params(params)
-    if key is None:
-        raise ValueError("key is missing: bsam draws noise, pass update(..., key=key), a new jax.random.key a step")
     mask = trees.resolve_mask(settings.mask, params)
-    radius = settings.radius
-    rho = jnp.asarray(radius(state.count) if callable(radius) else radius, jnp.float32)
+    rho = jnp.asarray(at(settings.radius, state.count), jnp.float32)
     n = jnp.asarray(settings.n, jnp.float32)
     sigma = jax.tree.map(lambda s: jax.lax.rsqrt(trees.factor_like(n, s) * s), state.precision)
 
@@ -236,37 +183,21 @@ def _ascend(
         found = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), found)
         aux = jax.tree.map(lambda leaf: leaf[0], aux)
     gradient, increment, square, loss = found
-    total = jax.tree.reduce(jnp.add, jax.tree.map(jnp.sum, trees.select(mask, sigma)))
-    metrics = PerturbationMetrics(
-        jnp.sqrt(square).astype(jnp.float32), jnp.float32(total / trees.count(params, mask)), loss
-    )
-    new = state._replace(increment=increment, log_size=_log_size(settings, mask), metrics=metrics)
+    metrics = metrics_of(square, trees.mean(sigma, mask), loss)
+    sizes = trees.sample_sizes(settings.n, settings.mask, params)
+    new = state._replace(increment=increment, sample_size=sizes, metrics=metrics)
     # A gradient of NaN everywhere is how the step learns that one of the two was not finite.
     finite = trees.all_finite((gradient, increment))
-    gradient = jax.tree.map(lambda g: jnp.where(finite, g, jnp.nan), gradient)
-    return gradient, trees.where(finite, new, state), (loss, aux)
+    return trees.poisoned(finite, gradient), trees.where(finite, new, state), (loss, aux)
 
 
-def _step(settings: _Settings, gradient: Tree, state: BsamState, params: Tree) -> tuple[Tree, BsamState]:
+def _finish(settings: _Settings, gradient: Tree, state: BsamState, params: Tree) -> tuple[Tree, BsamState]:
     """Momentum with the prior's pull, a step divided by the old precision, then the new precision."""
-    trees.check_params(params)
-    rate = settings.learning_rate(state.count) if callable(settings.learning_rate) else settings.learning_rate
-    delta, alpha, damping = settings.delta, jnp.asarray(rate), jnp.asarray(settings.damping)
-
-    def average(decay: ArrayLike, old: jax.Array, new: jax.Array) -> jax.Array:
-        kept = trees.factor_like(decay, old)
-        return kept * old + (1 - kept) * new
-
-    momentum = jax.tree.map(
-        lambda m, g, w: average(settings.beta1, m, trees.wide(g) + trees.factor_like(delta, m) * trees.wide(w)),
-        state.momentum, gradient, params,
-    )  # fmt: skip
-    moved = jax.tree.map(lambda m, s: -trees.factor_like(alpha, m) * m / s, momentum, state.precision)
-    precision = jax.tree.map(
-        lambda s, i: average(settings.beta2, s, i + trees.factor_like(delta, s) + trees.factor_like(damping, s)),
-        state.precision, state.increment,
-    )  # fmt: skip
-    new = state._replace(count=optax.safe_increment(state.count), momentum=momentum, precision=precision)
-    finite = trees.all_finite(gradient)
-    moved = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.nan), moved)
-    return trees.cast_like(moved, params), trees.where(finite, new, state)
+    rate, delta = at(settings.learning_rate, state.count), settings.delta
+    pulled = jax.tree.map(lambda g, w: trees.wide(g) + trees.factor_like(delta, w) * trees.wide(w), gradient, params)
+    momentum = trees.running_mean(settings.beta1, state.momentum, pulled)
+    moved = jax.tree.map(lambda m, s: -trees.factor_like(rate, m) * m / s, momentum, state.precision)
+    floor = delta + jnp.asarray(settings.damping)
+    target = jax.tree.map(lambda i: i + trees.factor_like(floor, i), state.increment)
+    precision = trees.running_mean(settings.beta2, state.precision, target)
+    return moved, state._replace(count=trees.next_count(state.count), momentum=momentum, precision=precision)

@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 
 from pbjax._checks import check_range
 from pbjax.optim import _trees as trees
+from pbjax.optim._arguments import check_decay
 from pbjax.optim.noise import standard_normal
 
 Tree = Any
@@ -96,7 +97,14 @@ def at_random(*, normalise: bool = False, draw: Callable[..., jax.Array] = stand
             return trees.unit(noise), state
         return trees.scale(trees.count(params, mask) ** -0.5, noise), state
 
-    return Direction(_nothing, point, _keep, needs_gradient=False, needs_key=True, is_gaussian=not normalise)
+    return Direction(
+        _nothing,
+        point,
+        _keep,
+        needs_gradient=False,
+        needs_key=True,
+        is_gaussian=not normalise and draw in (standard_normal, jax.random.normal),
+    )
 
 
 def mixture(kappa: ArrayLike = 1.0) -> Direction:
@@ -151,14 +159,14 @@ def away_from_mean(*, decay: ArrayLike = 0.9, weight: ArrayLike = 1.0) -> Direct
     References:
         Li et al., "Friendly sharpness-aware minimization", CVPR 2024.
     """
-    check_range("decay", decay, low=0.0, high=1.0, open_high=True)
+    check_decay("decay", decay)
     check_range("weight", weight, open_low=True, open_high=True)
 
     def point(key: Any, gradient: Tree, whiten: Any, params: Tree, mask: Tree, state: Any) -> tuple[Tree, Any]:
         own = jax.tree.map(lambda g, m: trees.wide(g) - trees.factor_like(weight, m) * m, gradient, state)
-        return trees.unit(whiten(own)), _average(state, gradient, decay)
+        return trees.unit(whiten(own)), trees.running_mean(decay, state, gradient)
 
-    return Direction(_zeros, point, _keep, needs_gradient=True, needs_key=False)
+    return Direction(trees.zeros, point, _keep, needs_gradient=True, needs_key=False)
 
 
 def along_momentum(*, decay: ArrayLike = 0.9) -> Direction:
@@ -177,23 +185,15 @@ def along_momentum(*, decay: ArrayLike = 0.9) -> Direction:
         >>> along_momentum().needs_gradient
         False
     """
-    check_range("decay", decay, low=0.0, high=1.0, open_high=True)
+    check_decay("decay", decay)
 
     def point(key: Any, gradient: Tree, whiten: Any, params: Tree, mask: Tree, state: Any) -> tuple[Tree, Any]:
         return trees.unit(whiten(state)), state
 
     return Direction(
-        _zeros, point, lambda used, state: _average(state, used, decay), needs_gradient=False, needs_key=False
+        trees.zeros,
+        point,
+        lambda used, state: trees.running_mean(decay, state, used),
+        needs_gradient=False,
+        needs_key=False,
     )
-
-
-def _zeros(params: Tree) -> Tree:
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, trees.wide(leaf).dtype), params)
-
-
-def _average(mean: Tree, new: Tree, decay: ArrayLike) -> Tree:
-    def step(m: jax.Array, g: jax.Array) -> jax.Array:
-        kept = trees.factor_like(decay, m)
-        return kept * m + (1 - kept) * trees.wide(g)
-
-    return jax.tree.map(step, mean, new)

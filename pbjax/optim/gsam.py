@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from pbjax._checks import check_range
 from pbjax.optim import _trees as trees
 from pbjax.optim.combinations import surrogate_gap
-from pbjax.optim.own_loop import Member
+from pbjax.optim.member import Member
 from pbjax.optim.sharpness_aware import Radius, sharpness_aware
 
 

@@ -9,18 +9,19 @@ first, with the gradient as it was measured; momentum and mean come second, with
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 
-from pbjax._checks import check_n, check_range, concrete
+from pbjax._checks import check_range
 from pbjax.optim import _trees as trees
+from pbjax.optim._arguments import Schedule, at, check_decay, check_given, check_schedule, check_static
+from pbjax.optim.member import Evaluate, Member
 from pbjax.optim.noise import standard_normal
-from pbjax.optim.own_loop import Evaluate, Member, evaluator
-from pbjax.optim.sharpness_aware import PerturbationMetrics, average_samples
+from pbjax.optim.perturbation import PerturbationMetrics, average_samples, metrics_of
 
 Tree = Any
 ESTIMATORS = ("reparametrised", "squared_gradient")
@@ -55,7 +56,7 @@ class IvonState(NamedTuple):
 
 
 class _Settings(NamedTuple):
-    learning_rate: ArrayLike | Callable[[jax.Array], ArrayLike]
+    learning_rate: Schedule
     n: ArrayLike
     hess_init: ArrayLike
     beta1: ArrayLike
@@ -70,7 +71,7 @@ class _Settings(NamedTuple):
 
 
 def ivon(
-    learning_rate: ArrayLike | Callable[[jax.Array], ArrayLike],
+    learning_rate: Schedule,
     *,
     n: ArrayLike | None = None,
     hess_init: ArrayLike = 1.0,
@@ -138,78 +139,43 @@ def ivon(
         Shen et al., "Variational learning is effective for large deep networks", ICML 2024, algorithm 1;
         positivity: Lin, Schmidt, Khan, "Handling the positive-definite constraint in the Bayesian learning rule", 2020.
     """
-    if n is None:
-        raise ValueError(
-            "n is missing: pass the effective sample size, as a rule the number of training examples; it sets the noise"
-        )
+    n = check_given("n", n, "the effective sample size, as a rule the number of training examples; it sets the noise")
     check_range("n", n, low=0.0, open_low=True, open_high=True)
-    if not callable(learning_rate):
-        check_range("learning_rate", learning_rate, low=0.0, open_high=True)
+    check_schedule("learning_rate", learning_rate)
     check_range("hess_init", hess_init, low=0.0, open_low=True, open_high=True)
-    check_range("beta1", beta1, low=0.0, high=1.0, open_high=True)
+    check_decay("beta1", beta1)
     check_range("beta2", beta2, low=0.0, high=1.0)
     check_range("weight_decay", weight_decay, low=0.0, open_high=True)
     check_range("clip_radius", clip_radius, low=0.0, open_low=True)
     if hessian_estimator not in ESTIMATORS:
         raise ValueError(f"hessian_estimator = {hessian_estimator!r}: it must be one of {', '.join(ESTIMATORS)}")
-    if concrete(samples) is None:
-        raise ValueError("samples is traced: it sets shapes, name it in inject_hyperparams(ivon, static_args=...)")
-    check_n(samples, name="samples")
     settings = _Settings(
-        learning_rate, n, hess_init, beta1, beta2, weight_decay, clip_radius, bool(rescale_lr), int(samples),
+        learning_rate, n, hess_init, beta1, beta2, weight_decay, clip_radius, bool(rescale_lr),
+        check_static("samples", samples),
         hessian_estimator == "squared_gradient", mask, standard_normal if draw is None else draw,
     )  # fmt: skip
 
-    def update(
-        updates: Tree,
-        state: IvonState,
-        params: Tree = None,
-        *,
-        grad_fn: Any = None,
-        value_and_grad_fn: Any = None,
-        key: Any = None,
-        perturbed: bool = False,
-        **_: Any,
-    ) -> tuple[Tree, IvonState]:
-        gradient = updates
-        if not perturbed:
-            gradient, state, _loss = _perturb(settings, state, params, key, evaluator(grad_fn, value_and_grad_fn))
-        moved, state = _step(settings, gradient, state, params)
-        return trees.cast_like(moved, updates), state
-
-    def own_loop(state: IvonState, params: Tree, key: Any, evaluate: Evaluate) -> Any:
-        gradient, state, (loss, aux) = _perturb(settings, state, params, key, evaluate)
-        return loss, aux, trees.cast_like(gradient, params), state
-
-    return Member.of(lambda params: _init(settings, params), update, own_loop, IvonState)
+    return Member.of(
+        partial(_init, settings), partial(_perturb, settings), IvonState, finish=partial(_finish, settings),
+        needs_key=True,
+    )  # fmt: skip
 
 
 def _init(settings: _Settings, params: Tree) -> IvonState:
-    trees.check_params(params)
-    momentum = jax.tree.map(lambda w: jnp.zeros(w.shape, trees.wide(w).dtype), params)
+    momentum = trees.zeros(params)
     hessian = jax.tree.map(lambda w: jnp.full(w.shape, settings.hess_init, trees.wide(w).dtype), params)
     precision = jnp.float32(settings.n) * (jnp.float32(settings.hess_init) + jnp.float32(settings.weight_decay))
-    metrics = PerturbationMetrics(
-        jnp.zeros((), jnp.float32), jax.lax.rsqrt(precision), jnp.full((), jnp.nan, jnp.float32)
-    )
+    metrics = metrics_of(0.0, jax.lax.rsqrt(precision), jnp.nan)
     return IvonState(
-        jnp.zeros((), jnp.int32), momentum, hessian, sample_sizes(settings.n, settings.mask, params),
+        jnp.zeros((), jnp.int32), momentum, hessian, trees.sample_sizes(settings.n, settings.mask, params),
         jnp.array(settings.weight_decay, jnp.float32), metrics,
     )  # fmt: skip
 
 
-def sample_sizes(n: ArrayLike, mask: trees.Mask | None, params: Tree) -> Tree:
-    """n in an array of its own for every leaf, infinite where the mask leaves the leaf alone."""
-    return jax.tree.map(lambda keep: jnp.array(n if keep else jnp.inf, jnp.float32), trees.resolve_mask(mask, params))
-
-
 def _perturb(
-    settings: _Settings, state: IvonState, params: Tree, key: Any, evaluate: Evaluate
+    settings: _Settings, state: IvonState, params: Tree, key: Any, evaluate: Evaluate, clean: Tree
 ) -> tuple[Tree, IvonState, tuple[jax.Array, Any]]:
     """First half: mean gradient at the noisy points, the state with its new h, mean loss and last aux."""
-    trees.check_params(params)
-    if key is None:
-        raise ValueError("key is missing: ivon draws noise, pass update(..., key=key), a new jax.random.key a step")
     mask = trees.resolve_mask(settings.mask, params)
 
     def precision(h: jax.Array) -> jax.Array:
@@ -233,18 +199,14 @@ def _perturb(
         return _new_hessian(settings, h, estimate)
 
     hessian = jax.tree.map(learn, mask, state.hessian, curvature)
-    total = jax.tree.reduce(jnp.add, jax.tree.map(jnp.sum, trees.select(mask, sigma)))
-    metrics = PerturbationMetrics(
-        jnp.sqrt(square).astype(jnp.float32), jnp.float32(total / trees.count(params, mask)), loss
-    )
+    metrics = metrics_of(square, trees.mean(sigma, mask), loss)
     new = state._replace(
-        hessian=hessian, sample_size=sample_sizes(settings.n, settings.mask, params),
+        hessian=hessian, sample_size=trees.sample_sizes(settings.n, settings.mask, params),
         weight_decay=jnp.asarray(settings.weight_decay, jnp.float32), metrics=metrics,
     )  # fmt: skip
     # A large but finite gradient can overflow in f^2; the second half learns of either from a gradient of NaN.
     finite = trees.all_finite((gradient, hessian))
-    gradient = jax.tree.map(lambda g: jnp.where(finite, g, jnp.nan), gradient)
-    return gradient, trees.where(finite, new, state), (loss, aux)
+    return trees.poisoned(finite, gradient), trees.where(finite, new, state), (loss, aux)
 
 
 def _new_hessian(settings: _Settings, h: jax.Array, estimate: jax.Array) -> jax.Array:
@@ -261,14 +223,9 @@ def _new_hessian(settings: _Settings, h: jax.Array, estimate: jax.Array) -> jax.
     return jnp.maximum(new, jnp.finfo(h.dtype).tiny - delta * (1 - 2.0**-20))
 
 
-def _step(settings: _Settings, gradient: Tree, state: IvonState, params: Tree) -> tuple[Tree, IvonState]:
+def _finish(settings: _Settings, gradient: Tree, state: IvonState, params: Tree) -> tuple[Tree, IvonState]:
     """Second half: momentum from the gradient that came in, and the move of the mean with the new h."""
-    trees.check_params(params)
-    rate = settings.learning_rate(state.count) if callable(settings.learning_rate) else settings.learning_rate
-    count = jnp.asarray(optax.safe_increment(state.count))
-
-    def average(m: jax.Array, g: jax.Array) -> jax.Array:
-        return trees.factor_like(settings.beta1, m) * m + trees.factor_like(1 - settings.beta1, m) * trees.wide(g)
+    rate, count = at(settings.learning_rate, state.count), trees.next_count(state.count)
 
     def move(m: jax.Array, h: jax.Array, w: jax.Array) -> jax.Array:
         delta, radius = trees.factor_like(settings.weight_decay, h), trees.factor_like(settings.clip_radius, h)
@@ -278,9 +235,6 @@ def _step(settings: _Settings, gradient: Tree, state: IvonState, params: Tree) -
         corrected = m / (1 - trees.factor_like(settings.beta1, m) ** count)
         return -alpha * jnp.clip((corrected + delta * trees.wide(w)) / (h + delta), -radius, radius)
 
-    momentum = jax.tree.map(average, state.momentum, gradient)
+    momentum = trees.running_mean(settings.beta1, state.momentum, gradient)
     moved = jax.tree.map(move, momentum, state.hessian, params)
-    # Clipping would hide an infinite gradient, so the gradient is looked at, not the move.
-    finite = trees.all_finite(gradient)
-    moved = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.nan), moved)
-    return moved, trees.where(finite, state._replace(count=count, momentum=momentum), state)
+    return moved, state._replace(count=count, momentum=momentum)

@@ -4,14 +4,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 
-from pbjax._checks import check_n, check_range
+from pbjax._checks import check_range
 from pbjax.optim import _trees as trees
+from pbjax.optim._arguments import Schedule, check_static
 from pbjax.optim.combinations import rejection
-from pbjax.optim.own_loop import Evaluate, Member, evaluator
-from pbjax.optim.sharpness_aware import PerturbationState, Radius, init, rule_of, step
+from pbjax.optim.member import Evaluate, Member
+from pbjax.optim.perturbation import PerturbationState, Rule, checked, init, step
 
 
 class LookSAMState(NamedTuple):
@@ -29,7 +29,7 @@ class LookSAMState(NamedTuple):
 
 
 def look_sam(
-    radius: Radius = 0.05, *, every: int = 5, alpha: ArrayLike = 0.7, mask: trees.Mask | None = None
+    radius: Schedule = 0.05, *, every: int = 5, alpha: ArrayLike = 0.7, mask: trees.Mask | None = None
 ) -> Member:
     r"""Every k-th step SAM, keeping $g_v$, the part of g' orthogonal to g; else $g + \alpha\, (\|g\|/\|g_v\|)\, g_v$.
 
@@ -58,45 +58,29 @@ def look_sam(
     References:
         Liu et al., "Towards efficient and scalable sharpness-aware minimization", CVPR 2022, algorithm 1.
     """
-    check_n(every, name="every")
+    period = check_static("every", every)
     check_range("alpha", alpha, low=0.0, open_high=True)
-    rule = rule_of(radius, mask=mask)
+    rule = checked(Rule(radius, mask=mask))
 
     def start(params: Any) -> LookSAMState:
-        inner = init(rule, params)
-        zeros = jax.tree.map(lambda w: jnp.zeros(w.shape, trees.wide(w).dtype), params)
-        return LookSAMState(jnp.zeros((), jnp.int32), zeros, inner)
+        return LookSAMState(jnp.zeros((), jnp.int32), trees.zeros(params), init(rule, params))
 
-    def advance(state: LookSAMState, params: Any, clean: Any, evaluate: Evaluate) -> tuple[Any, LookSAMState]:
-        trees.check_params(params)
-
+    def perturb(state: LookSAMState, params: Any, key: Any, evaluate: Evaluate, clean: Any) -> tuple[Any, ...]:
         def look() -> tuple[Any, Any, PerturbationState]:
-            used, inner, _ = step(rule, state.inner, params, None, evaluate, clean=clean)
-            wide = jax.tree.map(trees.wide, used)
-            return wide, rejection(used, clean), inner
+            used, inner, _ = step(rule, state.inner, params, None, evaluate, clean)
+            apart = rejection(used, clean)
+            # Where g' is parallel to g, rounding is all that is left, and it must not be blown up to the length of g.
+            real = trees.norm(apart) > 1e-5 * trees.norm(used)
+            return used, jax.tree.map(lambda leaf: jnp.where(real, leaf, 0), apart), inner
 
         def remember() -> tuple[Any, Any, PerturbationState]:
-            length = trees.scale(alpha * trees.norm(clean), trees.unit(state.sharpness))
-            return trees.add(clean, length), state.sharpness, state.inner
+            again = trees.scale(alpha * trees.norm(clean), trees.unit(state.sharpness))
+            return trees.add(clean, again), state.sharpness, state.inner
 
-        used, sharpness, inner = jax.lax.cond(state.count % every == 0, look, remember)
+        used, sharpness, inner = jax.lax.cond(state.count % period == 0, look, remember)
         finite = trees.all_finite(used)
-        used = jax.tree.map(lambda g: jnp.where(finite, g, jnp.nan), used)
-        new = LookSAMState(jnp.asarray(optax.safe_increment(state.count)), sharpness, inner)
-        return used, trees.where(finite, new, state)
+        new = LookSAMState(trees.next_count(state.count), sharpness, inner)
+        loss_and_aux = (jnp.float32(jnp.nan), ())  # those of the clean pass are used
+        return trees.poisoned(finite, used), trees.where(finite, new, state), loss_and_aux
 
-    def update(
-        updates: Any, state: LookSAMState, params: Any = None, *, grad_fn: Any = None, value_and_grad_fn: Any = None,
-        perturbed: bool = False, **others: Any,
-    ) -> tuple[Any, LookSAMState]:  # fmt: skip
-        if perturbed:
-            return updates, state
-        used, state = advance(state, params, updates, evaluator(grad_fn, value_and_grad_fn))
-        return trees.cast_like(used, updates), state
-
-    def own_loop(state: LookSAMState, params: Any, key: Any, evaluate: Evaluate) -> tuple[Any, ...]:
-        loss, clean, aux = evaluate(params)
-        used, state = advance(state, params, clean, evaluate)
-        return loss, aux, trees.cast_like(used, params), state
-
-    return Member.of(start, update, own_loop, LookSAMState)
+    return Member.of(start, perturb, LookSAMState, reads_clean=True)

@@ -1,19 +1,20 @@
 r"""m-SAM: every micro-batch perturbs for itself."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from pbjax._checks import check_n, concrete
 from pbjax.optim import _trees as trees
-from pbjax.optim.geometry import Metric
-from pbjax.optim.own_loop import Evaluate, Member, evaluator
-from pbjax.optim.sharpness_aware import PerturbationState, Radius, init, rule_of, step
+from pbjax.optim._arguments import Schedule, check_static
+from pbjax.optim.geometry import Metric, euclidean
+from pbjax.optim.member import Evaluate, Member
+from pbjax.optim.perturbation import PerturbationState, Rule, checked, init, step
 
 
 def m_sam(
-    radius: Radius = 0.05, *, micro_batches: int, metric: Metric | None = None, mask: trees.Mask | None = None
+    radius: Schedule = 0.05, *, micro_batches: int, metric: Metric | None = None, mask: trees.Mask | None = None
 ) -> Member:
     r"""The mean over parts j of $\nabla L_j(\mu + \rho\, g_j/\|g_j\|)$, $g_j = \nabla L_j(\mu)$, in one `vmap`.
 
@@ -46,39 +47,22 @@ def m_sam(
         Foret et al., ICLR 2021, section 4.1; Andriushchenko, Flammarion, "Towards understanding sharpness-aware
         minimization", ICML 2022.
     """
-    if concrete(micro_batches) is None:
-        raise ValueError("micro_batches is traced: it sets shapes, name it in inject_hyperparams(..., static_args=...)")
-    check_n(micro_batches, name="micro_batches")
-    rule = rule_of(radius, metric=metric, mask=mask)
+    parts = check_static("micro_batches", micro_batches)
+    rule = checked(Rule(radius, metric=euclidean() if metric is None else metric, mask=mask))
 
-    def all_parts(state: PerturbationState, params: Any, evaluate: Evaluate) -> tuple[Any, ...]:
+    def perturb(state: PerturbationState, params: Any, key: Any, evaluate: Evaluate, clean: Any) -> tuple[Any, ...]:
         def one(part: jax.Array) -> tuple[Any, ...]:
-            loss, clean, aux = evaluate(params, part)
-            used, new, _ = step(rule, state, params, None, lambda point: evaluate(point, part), clean=clean)
+            loss, own, aux = evaluate(params, part)
+            used, new, _ = step(rule, state, params, None, lambda point: evaluate(point, part), own)
             return used, new, jnp.float32(loss), aux
 
-        used, new, loss, aux = jax.vmap(one)(jnp.arange(micro_batches))
+        used, new, loss, aux = jax.vmap(one)(jnp.arange(parts))
         # The mean of a NaN is NaN: one bad part spoils the whole gradient, and the state then stays what it was.
         used = jax.tree.map(lambda g: g.mean(axis=0), used)
         finite = trees.all_finite(used)
         metrics = jax.tree.map(lambda m: m.mean(axis=0), new.metrics)
-        new = jax.tree.map(lambda leaf: leaf[0], new)._replace(metrics=metrics)
-        used = jax.tree.map(lambda g: jnp.where(finite, g, jnp.nan), used)
-        return used, trees.where(finite, new, state), loss.mean(), jax.tree.map(lambda leaf: leaf[0], aux)
+        new, aux = jax.tree.map(lambda leaf: leaf[0], (new, aux))
+        new = new._replace(metrics=metrics)
+        return trees.poisoned(finite, used), trees.where(finite, new, state), (loss.mean(), aux)
 
-    def update(
-        updates: Any, state: PerturbationState, params: Any = None, *, grad_fn: Any = None,
-        value_and_grad_fn: Any = None, perturbed: bool = False, **others: Any,
-    ) -> tuple[Any, PerturbationState]:  # fmt: skip
-        if perturbed:
-            return updates, state
-        used, state, _, _ = all_parts(state, params, evaluator(grad_fn, value_and_grad_fn))
-        return trees.cast_like(used, updates), state
-
-    def own_loop(state: PerturbationState, params: Any, key: Any, evaluate: Evaluate) -> tuple[Any, ...]:
-        used, state, loss, aux = all_parts(state, params, evaluate)
-        return loss, aux, trees.cast_like(used, params), state
-
-    return Member.of(
-        lambda params: init(rule, params), update, own_loop, PerturbationState, micro_batches=int(micro_batches)
-    )
+    return Member.of(partial(init, rule), perturb, PerturbationState, micro_batches=parts)

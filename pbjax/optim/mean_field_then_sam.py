@@ -2,10 +2,10 @@ r"""A draw from a mean-field posterior, then SAM's step from there: flat where t
 
 from jax.typing import ArrayLike
 
-from pbjax._checks import check_range
 from pbjax.optim import _trees as trees
+from pbjax.optim._arguments import check_schedule
 from pbjax.optim.directions import at_random
-from pbjax.optim.own_loop import Member
+from pbjax.optim.member import Member
 from pbjax.optim.scales import ScaleUpdate, learned_scale
 from pbjax.optim.sharpness_aware import Radius, sharpness_aware
 from pbjax.posteriors import Gaussian
@@ -56,8 +56,7 @@ def mean_field_then_sam(
     References:
         Nguyen et al., "Flat seeking Bayesian neural networks", NeurIPS 2023 (arXiv 2302.02713), for the idea.
     """
-    if not callable(radius):
-        check_range("radius", radius, low=0.0, open_high=True)
+    check_schedule("radius", radius)
     learned = learned_scale(n=n, prior=prior, update=scale_update, kl_weight=kl_weight)
     start = radius if initial_radius is None else initial_radius
     return sharpness_aware(start, direction=at_random(), learned=learned, ascent=radius, samples=samples, mask=mask)

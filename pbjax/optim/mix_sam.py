@@ -4,7 +4,7 @@ from jax.typing import ArrayLike
 
 from pbjax.optim import _trees as trees
 from pbjax.optim.directions import mixture
-from pbjax.optim.own_loop import Member
+from pbjax.optim.member import Member
 from pbjax.optim.sharpness_aware import Radius, sharpness_aware
 
 

@@ -11,63 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-Tree = Any
-# params -> (loss, gradient, aux); the loss is NaN where only gradients are known.
-Evaluate = Callable[..., tuple[jax.Array, Tree, Any]]
-
-
-class Member(optax.GradientTransformationExtraArgs):
-    """An optax transformation of the family, `(init, update)`, which `perturbed_value_and_grad` can also use.
-
-    Attributes:
-        init: `init(params) -> state`.
-        update: `update(grads, state, params, grad_fn=..., key=...) -> (updates, state)`.
-        own_loop: `own_loop(state, params, key, evaluate) -> (loss, aux, gradient, state)`.
-        state_type: the class its state is found by.
-        micro_batches: in how many parts `evaluate(params, part)` wants the batch, None for one call with all of it.
-    """
-
-    own_loop: Callable[..., tuple[jax.Array, Any, Tree, Any]]
-    state_type: type
-    micro_batches: int | None
-
-    @classmethod
-    def of(
-        cls,
-        init: Callable[..., Any],
-        update: Callable[..., Any],
-        own_loop: Callable[..., Any],
-        state_type: type,
-        *,
-        micro_batches: int | None = None,
-    ) -> "Member":
-        made = cls(init, update)
-        made.own_loop, made.state_type, made.micro_batches = own_loop, state_type, micro_batches
-        return made
-
-
-def evaluator(grad_fn: Any, value_and_grad_fn: Any) -> Evaluate:
-    """`(params, ...) -> (loss, gradient, aux)` from whichever function was passed to `update`."""
-    if value_and_grad_fn is not None:
-        return lambda *args: (*_scalar(value_and_grad_fn(*args)), ())
-    if grad_fn is None:
-        raise ValueError(
-            "grad_fn is missing: pass update(grads, state, params, grad_fn=grad_fn), with grad_fn(params) -> grads, or "
-            "perturbed=True with gradients from perturbed_value_and_grad"
-        )
-    return lambda *args: (jnp.float32(jnp.nan), grad_fn(*args), ())
-
-
-def _scalar(pair: tuple[Any, Tree]) -> tuple[Any, Tree]:
-    if isinstance(pair[0], tuple) or jnp.ndim(pair[0]):
-        raise ValueError("value_and_grad_fn must return (scalar, grads); for auxiliary data: perturbed_value_and_grad")
-    return pair
-
-
-def find_state(opt_state: Any, kind: type | tuple[type, ...]) -> list[Any]:
-    """All states of a type (or several) in a nested optax state, in order."""
-    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
-    return [node for node in nodes if isinstance(node, kind)]
+from pbjax.optim.member import Member, Tree, find_state
 
 
 def perturbed_value_and_grad(

@@ -11,8 +11,8 @@ from pbjax._checks import check_n
 from pbjax.optim import _trees as trees
 from pbjax.optim.bsam import BsamState
 from pbjax.optim.ivon import IvonState
-from pbjax.optim.own_loop import find_state
-from pbjax.optim.sharpness_aware import PerturbationState
+from pbjax.optim.member import find_state
+from pbjax.optim.perturbation import PerturbationState
 from pbjax.optim.vogn import VognState
 from pbjax.posteriors import Gaussian, sample
 

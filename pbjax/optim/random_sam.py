@@ -2,7 +2,7 @@ r"""RandomSAM: SAM with a random in place of an adversarial direction; mean-fiel
 
 from pbjax.optim import _trees as trees
 from pbjax.optim.directions import at_random
-from pbjax.optim.own_loop import Member
+from pbjax.optim.member import Member
 from pbjax.optim.sharpness_aware import Radius, sharpness_aware
 
 

@@ -1,7 +1,7 @@
 r"""SAM: the gradient at the worst point of a Euclidean ball, to first order."""
 
 from pbjax.optim import _trees as trees
-from pbjax.optim.own_loop import Member
+from pbjax.optim.member import Member
 from pbjax.optim.sharpness_aware import Radius, sharpness_aware
 
 

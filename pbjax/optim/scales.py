@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 
 from pbjax._checks import check_n, check_range
 from pbjax.optim import _trees as trees
+from pbjax.optim._arguments import check_given
 from pbjax.posteriors import Gaussian
 
 Tree = Any
@@ -84,8 +85,7 @@ def learned_scale(
         >>> float(learned_scale(n=100, prior=0.5).prior)
         0.5
     """
-    if n is None:
-        raise ValueError("n is missing: pass the number of training examples, which sets the weight of the KL, 1/n")
+    n = check_given("n", n, "the number of training examples, which sets the weight of the KL, 1/n")
     check_n(n)
     check_range("kl_weight", kl_weight, low=0.0, open_low=True, open_high=True)
     if not isinstance(prior, Gaussian):

@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 
 from pbjax.optim import _trees as trees
 from pbjax.optim.geometry import sparse
-from pbjax.optim.own_loop import Member
+from pbjax.optim.member import Member
 from pbjax.optim.sharpness_aware import Radius, sharpness_aware
 
 

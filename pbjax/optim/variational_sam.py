@@ -5,7 +5,7 @@ from typing import Literal
 from jax.typing import ArrayLike
 
 from pbjax.optim import _trees as trees
-from pbjax.optim.own_loop import Member
+from pbjax.optim.member import Member
 from pbjax.optim.scales import ScaleUpdate, learned_scale
 from pbjax.optim.sharpness_aware import Radius, sharpness_aware
 from pbjax.posteriors import Gaussian

@@ -6,19 +6,18 @@ N(mu, 1/(n s)). What stands for the curvature is the square of one example's gra
 mean is the Gauss-Newton diagonal of the likelihood where the model fits, whatever the batch size.
 """
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 
-from pbjax._checks import check_n, check_range, concrete
+from pbjax._checks import check_n, check_range
 from pbjax.optim import _trees as trees
-from pbjax.optim.ivon import sample_sizes
-from pbjax.optim.own_loop import Evaluate, Member, evaluator
-from pbjax.optim.sharpness_aware import PerturbationMetrics, average_samples
+from pbjax.optim._arguments import Schedule, at, check_decay, check_given, check_schedule, check_static
+from pbjax.optim.member import Evaluate, Member
+from pbjax.optim.perturbation import PerturbationMetrics, average_samples, metrics_of
 
 Tree = Any
 
@@ -49,7 +48,7 @@ class VognState(NamedTuple):
 
 
 class _Settings(NamedTuple):
-    learning_rate: ArrayLike | Callable[[jax.Array], ArrayLike]
+    learning_rate: Schedule
     n: ArrayLike
     prior_precision: ArrayLike
     damping: ArrayLike
@@ -64,7 +63,7 @@ class _Settings(NamedTuple):
 
 
 def vogn(
-    learning_rate: ArrayLike | Callable[[jax.Array], ArrayLike],
+    learning_rate: Schedule,
     *,
     n: ArrayLike | None = None,
     micro_batches: int | jax.Array | None = None,
@@ -138,80 +137,46 @@ def vogn(
         Khan et al., "Fast and scalable Bayesian deep learning by weight-perturbation in Adam", ICML 2018 (VOGN);
         Osawa et al., "Practical deep learning with Bayesian principles", NeurIPS 2019.
     """
-    if n is None:
-        raise ValueError(
-            "n is missing: pass the number of training examples, which sets the noise and the prior's pull"
-        )
-    if micro_batches is None:
-        raise ValueError(
-            "micro_batches is missing: pass the batch size, so that every example is a part whose gradient is squared"
-        )
+    n = check_given("n", n, "the number of training examples, which sets the noise and the prior's pull")
+    check_given("micro_batches", micro_batches, "the batch size: every example is a part whose gradient is squared")
     check_n(n)
-    if not callable(learning_rate):
-        check_range("learning_rate", learning_rate, low=0.0, open_high=True)
+    check_schedule("learning_rate", learning_rate)
     check_range("prior_precision", prior_precision, low=0.0, open_low=True, open_high=True)
     check_range("damping", damping, low=0.0, open_high=True)
-    check_range("beta1", beta1, low=0.0, high=1.0, open_high=True)
-    check_range("beta2", beta2, low=0.0, high=1.0, open_high=True)
+    check_decay("beta1", beta1)
+    check_decay("beta2", beta2)
     check_range("temperature", temperature, low=0.0, open_low=True, open_high=True)
     remedy = "above 1 a step could make the precision negative: raise beta2 or lower the temperature"
     check_range("(1 - beta2) * temperature", (1 - beta2) * temperature, high=1.0, remedy=remedy)
     check_range("precision_init", precision_init, low=0.0, open_low=True, open_high=True)
-    at_once = micro_batches if at_once is None else at_once
-    for name, value in (("micro_batches", micro_batches), ("at_once", at_once), ("samples", samples)):
-        if concrete(value) is None:
-            raise ValueError(f"{name} is traced: it sets shapes, name it in inject_hyperparams(vogn, static_args=...)")
-        check_n(value, name=name)
-    if int(micro_batches) % int(at_once):
+    parts = check_static("micro_batches", micro_batches)
+    together = parts if at_once is None else check_static("at_once", at_once)
+    if parts % together:
         raise ValueError(f"at_once = {at_once}: it must divide micro_batches = {micro_batches}")
     settings = _Settings(
-        learning_rate, n, prior_precision, damping, beta1, beta2, temperature, precision_init, int(micro_batches),
-        int(at_once), int(samples), mask,
+        learning_rate, n, prior_precision, damping, beta1, beta2, temperature, precision_init, parts, together,
+        check_static("samples", samples), mask,
     )  # fmt: skip
 
-    def update(
-        updates: Tree,
-        state: VognState,
-        params: Tree = None,
-        *,
-        grad_fn: Any = None,
-        value_and_grad_fn: Any = None,
-        key: Any = None,
-        perturbed: bool = False,
-        **_: Any,
-    ) -> tuple[Tree, VognState]:
-        gradient = updates
-        if not perturbed:
-            gradient, state, _loss = _perturb(settings, state, params, key, evaluator(grad_fn, value_and_grad_fn))
-        moved, state = _step(settings, gradient, state, params)
-        return trees.cast_like(moved, updates), state
-
-    def own_loop(state: VognState, params: Tree, key: Any, evaluate: Evaluate) -> Any:
-        gradient, state, (loss, aux) = _perturb(settings, state, params, key, evaluate)
-        return loss, aux, trees.cast_like(gradient, params), state
-
     return Member.of(
-        lambda params: _init(settings, params), update, own_loop, VognState, micro_batches=settings.micro_batches
-    )
+        partial(_init, settings), partial(_perturb, settings), VognState, finish=partial(_finish, settings),
+        needs_key=True, micro_batches=parts,
+    )  # fmt: skip
 
 
 def _init(settings: _Settings, params: Tree) -> VognState:
-    trees.check_params(params)
-    momentum = jax.tree.map(lambda w: jnp.zeros(w.shape, trees.wide(w).dtype), params)
+    momentum = trees.zeros(params)
     precision = jax.tree.map(lambda w: jnp.full(w.shape, settings.precision_init, trees.wide(w).dtype), params)
     scale = jax.lax.rsqrt(jnp.asarray(settings.n, jnp.float32) * jnp.asarray(settings.precision_init, jnp.float32))
-    metrics = PerturbationMetrics(jnp.zeros((), jnp.float32), scale, jnp.full((), jnp.nan, jnp.float32))
-    sizes = sample_sizes(settings.n, settings.mask, params)
+    metrics = metrics_of(0.0, scale, jnp.nan)
+    sizes = trees.sample_sizes(settings.n, settings.mask, params)
     return VognState(jnp.zeros((), jnp.int32), momentum, precision, sizes, metrics)
 
 
 def _perturb(
-    settings: _Settings, state: VognState, params: Tree, key: Any, evaluate: Evaluate
+    settings: _Settings, state: VognState, params: Tree, key: Any, evaluate: Evaluate, clean: Tree
 ) -> tuple[Tree, VognState, tuple[jax.Array, Any]]:
     """First half: mean gradient at the noisy points, the state with its new s, mean loss and the last sample's aux."""
-    trees.check_params(params)
-    if key is None:
-        raise ValueError("key is missing: vogn draws noise, pass update(..., key=key), a new jax.random.key a step")
     mask = trees.resolve_mask(settings.mask, params)
     sigma = jax.tree.map(lambda s: jax.lax.rsqrt(trees.factor_like(settings.n, s) * s), state.precision)
 
@@ -232,16 +197,12 @@ def _perturb(
         return s + rate * (floor + squared - tau * s)
 
     precision = jax.tree.map(learn, mask, state.precision, square)
-    total = jax.tree.reduce(jnp.add, jax.tree.map(jnp.sum, trees.select(mask, sigma)))
-    metrics = PerturbationMetrics(
-        jnp.sqrt(norm).astype(jnp.float32), jnp.float32(total / trees.count(params, mask)), loss
-    )
-    sizes = sample_sizes(settings.n, settings.mask, params)
+    metrics = metrics_of(norm, trees.mean(sigma, mask), loss)
+    sizes = trees.sample_sizes(settings.n, settings.mask, params)
     new = state._replace(precision=precision, sample_size=sizes, metrics=metrics)
     # A large but finite gradient can overflow in its square; the second half learns of either from a gradient of NaN.
     finite = trees.all_finite((gradient, precision))
-    gradient = jax.tree.map(lambda g: jnp.where(finite, g, jnp.nan), gradient)
-    return gradient, trees.where(finite, new, state), (loss, aux)
+    return trees.poisoned(finite, gradient), trees.where(finite, new, state), (loss, aux)
 
 
 def _moments(settings: _Settings, point: Tree, evaluate: Evaluate) -> tuple[tuple[Tree, Tree, jax.Array], Any]:
@@ -271,18 +232,11 @@ def _moments(settings: _Settings, point: Tree, evaluate: Evaluate) -> tuple[tupl
     return found, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), aux)
 
 
-def _step(settings: _Settings, gradient: Tree, state: VognState, params: Tree) -> tuple[Tree, VognState]:
+def _finish(settings: _Settings, gradient: Tree, state: VognState, params: Tree) -> tuple[Tree, VognState]:
     """Second half: momentum from the gradient that came in and the prior's pull, and the move of the mean."""
-    trees.check_params(params)
-    rate = settings.learning_rate(state.count) if callable(settings.learning_rate) else settings.learning_rate
-
-    def average(m: jax.Array, g: jax.Array, w: jax.Array) -> jax.Array:
-        pulled = trees.wide(g) + trees.factor_like(settings.prior_precision / settings.n, m) * trees.wide(w)
-        return trees.factor_like(settings.beta1, m) * m + trees.factor_like(1 - settings.beta1, m) * pulled
-
-    momentum = jax.tree.map(average, state.momentum, gradient, params)
+    rate = at(settings.learning_rate, state.count)
+    delta = settings.prior_precision / settings.n
+    pulled = jax.tree.map(lambda g, w: trees.wide(g) + trees.factor_like(delta, w) * trees.wide(w), gradient, params)
+    momentum = trees.running_mean(settings.beta1, state.momentum, pulled)
     moved = jax.tree.map(lambda m, s: -trees.factor_like(rate, m) * m / s, momentum, state.precision)
-    finite = trees.all_finite(gradient)
-    moved = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.nan), moved)
-    count = jnp.asarray(optax.safe_increment(state.count))
-    return moved, trees.where(finite, state._replace(count=count, momentum=momentum), state)
+    return moved, state._replace(count=trees.next_count(state.count), momentum=momentum)

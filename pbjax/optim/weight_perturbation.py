@@ -2,12 +2,12 @@ r"""Random weight perturbation: noise in proportion to each filter, averaged wit
 
 from jax.typing import ArrayLike
 
-from pbjax._checks import check_range
 from pbjax.optim import _trees as trees
+from pbjax.optim._arguments import check_schedule
 from pbjax.optim.combinations import weighted
 from pbjax.optim.directions import at_random
 from pbjax.optim.geometry import filter_norm
-from pbjax.optim.own_loop import Member
+from pbjax.optim.member import Member
 from pbjax.optim.sharpness_aware import Radius, sharpness_aware
 
 
@@ -41,8 +41,7 @@ def weight_perturbation(
     References:
         Li et al., "Efficient generalization improvement guided by random weight perturbation", arXiv 2211.11489.
     """
-    if not callable(gamma):
-        check_range("gamma", gamma, low=0.0, open_high=True)
+    check_schedule("gamma", gamma)
     return sharpness_aware(
         gamma, direction=at_random(), metric=filter_norm(), combination=weighted(weight), in_standard_units=True,
         samples=samples, mask=mask,
