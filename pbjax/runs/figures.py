@@ -32,8 +32,20 @@ _OTHER_STYLES = (("#E69F00", "P"), ("#999933", "X"), ("#882255", "*"), ("#332288
 _CHAIN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 
 
-def _figure(width: float, height: float) -> "Figure":
-    # Not through pyplot: no global state, no window system, nothing to close.
+def blank_figure(width: float | int, height: float | int) -> "Figure":
+    """An empty figure, not of pyplot: no global state, no window system, nothing to close.
+
+    Args:
+      width: in inches · > 0.
+      height: in inches · > 0.
+
+    Returns:
+      The figure, whose layout makes room for labels and for legends outside the panels.
+
+    Example:
+      >>> blank_figure(4, 3).get_layout_engine() is None
+      False
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -42,19 +54,46 @@ def _figure(width: float, height: float) -> "Figure":
     return figure
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def save_png(figure: "Figure", path: str | Path, *, keep_colours: bool = False) -> None:
+    """Writes a figure as a small PNG file, whole or not at all.
+
+    Args:
+      figure: what to write.
+      path: the file.
+      keep_colours: True where a colour that covers few pixels must not be merged with its neighbours: an octree
+        instead of a median cut chooses the palette, and the file is somewhat larger.
+
+    Raises:
+      OSError: the file cannot be written.
+
+    Example:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp()) / "blank.png"
+      >>> save_png(blank_figure(1, 1), path)
+      >>> path.read_bytes()[1:4]
+      b'PNG'
+    """
     from PIL import Image
 
     raw = io.BytesIO()
     figure.savefig(raw, format="png", dpi=_DPI, facecolor="white")
     # A palette makes line drawings several times smaller and changes nothing that can be seen.
-    image = Image.open(raw).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    number, method = (256, Image.Quantize.FASTOCTREE) if keep_colours else (128, None)
+    image = Image.open(raw).convert("RGB").quantize(number, method=method, dither=Image.Dither.NONE)
     small = io.BytesIO()
     image.save(small, format="png", optimize=True)
     write_file(Path(path), small.getvalue())
 
 
-def _tidy(axes: "Axes") -> None:
+def tidy_axes(axes: "Axes") -> None:
+    """Two spines, a light grid behind the data.
+
+    Args:
+      axes: changed in place.
+
+    Example:
+      >>> tidy_axes(blank_figure(2, 2).subplots())
+    """
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -125,7 +164,7 @@ def certificates_by_temperature(rows: Sequence[Mapping[str, Any]], path: str | P
         raise ValueError("rows is empty; a figure of certificates needs at least one row")
     methods = list(dict.fromkeys(row["method"] for row in rows))
     others = [method for method in methods if method not in _STYLES]
-    figure = _figure(1.4 + 4.4 * len(losses), 4.4)
+    figure = blank_figure(1.4 + 4.4 * len(losses), 4.4)
     panels = figure.subplots(1, len(losses), squeeze=False, sharey=False)[0]
     handles: dict[str, Any] = {}
     for axes, loss in zip(panels, losses, strict=True):
@@ -165,7 +204,7 @@ def certificates_by_temperature(rows: Sequence[Mapping[str, Any]], path: str | P
         axes.set_ylim(0, 1.02)
         axes.set_ylabel("certified upper bound on the risk")
         axes.set_title(loss.replace("_", " "), fontsize=11)
-        _tidy(axes)
+        tidy_axes(axes)
         drawn = zip(*axes.get_legend_handles_labels(), strict=True)
         handles.update({label: handle for handle, label in drawn if label not in handles})
     labels = [label.replace("_", " ") for label in handles]
@@ -174,7 +213,7 @@ def certificates_by_temperature(rows: Sequence[Mapping[str, Any]], path: str | P
     )
     if any(is_flagged(row) for row in rows):
         figure.suptitle("hollow: flagged by diagnostics, not to be relied on", fontsize=9, color=_GREY)
-    _save(figure, Path(path))
+    save_png(figure, path)
 
 
 def energy_ladder(
@@ -222,7 +261,7 @@ def energy_ladder(
         raise ValueError(f"one value a rung is needed in each of {shapes}")
     x, y, error = arrays["betas"], arrays["mean"], 2 * arrays["standard_error"]
     hollow = np.zeros(x.shape, bool) if flagged is None else np.asarray(flagged, bool)
-    figure = _figure(9.2, 4.4)
+    figure = blank_figure(9.2, 4.4)
     energy, normaliser = figure.subplots(1, 2)
     colour = _STYLES["gibbs_asymptotic"][0]
     energy.fill_between(x, y, step="post", color=colour, alpha=0.12, linewidth=0, label="left sum")
@@ -242,10 +281,10 @@ def energy_ladder(
     for axes in (energy, normaliser):
         axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
         _beta_axis(axes, x)
-        _tidy(axes)
+        tidy_axes(axes)
     if hollow.any():
         figure.suptitle("hollow: flagged by diagnostics", fontsize=9, color=_GREY)
-    _save(figure, Path(path))
+    save_png(figure, path)
 
 
 def trace_and_r_hat(
@@ -284,7 +323,7 @@ def trace_and_r_hat(
     if worst not in chosen:
         nearest = min(chosen, key=lambda k: abs(k - worst))
         chosen = sorted({*chosen, worst} - {nearest})
-    figure = _figure(9.6, 1.2 + 0.8 * max(3, len(chosen)))
+    figure = blank_figure(9.6, 1.2 + 0.8 * max(3, len(chosen)))
     halves: Any = figure.subfigures(1, 2, width_ratios=(1.5, 1.0))
     left, right = halves
     panels = left.subplots(len(chosen), 1, sharex=True, squeeze=False)[:, 0]
@@ -299,7 +338,7 @@ def trace_and_r_hat(
                 linewidth=0.6,
                 alpha=0.8,
             )
-        _tidy(axes)
+        tidy_axes(axes)
         axes.tick_params(labelsize=7)
         axes.locator_params(axis="y", nbins=3)
         beta = f"{x[rung]:,.0f}" if x[rung] >= 100 else f"{x[rung]:.3g}"
@@ -317,12 +356,12 @@ def trace_and_r_hat(
     _points(axes, x, shown, bad, colour=colour, marker="o", label="R-hat", joined=False)
     _beta_axis(axes, x)
     axes.set_ylabel(f"R-hat of {name}")
-    _tidy(axes)
+    tidy_axes(axes)
     axes.legend(fontsize=8, frameon=False, loc="upper left")
     axes.set_ylim(top=max(threshold, float(np.nanmax(shown, initial=1.0))) + 0.3 * (threshold - 1))
     if bad.any():
         axes.set_title("hollow: flagged", fontsize=8, color=_GREY)
-    _save(figure, Path(path))
+    save_png(figure, path)
 
 
 def rosenbrock(
@@ -356,7 +395,7 @@ def rosenbrock(
         raise ValueError(
             f"samples [N, 2], mean [2] and scale [2] are needed, got {points.shape, centre.shape, deviation.shape}"
         )
-    figure = _figure(6.2, 5.2)
+    figure = blank_figure(6.2, 5.2)
     axes = figure.subplots()
     grid_x, grid_y = np.meshgrid(np.linspace(*limits[:2], 201), np.linspace(*limits[2:], 201))
     log_values = np.asarray(log_density(grid_x, grid_y), float)
@@ -387,5 +426,5 @@ def rosenbrock(
         Line2D([], [], color=colour, marker="s", markersize=5, label="mean field, 1 and 2 deviations"),
     ]
     figure.legend(handles=keys, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
-    _tidy(axes)
-    _save(figure, Path(path))
+    tidy_axes(axes)
+    save_png(figure, path)
