@@ -198,8 +198,11 @@ def _exponentials(logits: jax.Array, labels: jax.Array, axis: int) -> tuple[jax.
 
 def _negative_log_likelihood(logits: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
     correct, others, label_logit, finite = _exponentials(logits, labels, axis)
-    # When the label leads, log1p keeps the digits of a loss far below one.
-    nats = jnp.where(label_logit == 0, jnp.log1p(others), jnp.log(correct + others) - label_logit)
+    # When the label leads, log1p keeps the digits of a loss far below one. There `correct` is 1, and its derivative is
+    # the label's whole share in the gradient: the division must stay.
+    leads = label_logit == 0
+    safe = jnp.where(leads, correct, 1)
+    nats = jnp.where(leads, jnp.log1p(others / safe), jnp.log(correct + others) - label_logit)
     return jnp.where(finite, nats, jnp.nan)
 
 

@@ -96,6 +96,22 @@ def test_smooth_loss_reaches_both_ends(ceiling):
         assert 1 - 1e-15 <= losses[1] <= 1.0
 
 
+@pytest.mark.parametrize("leading", [False, True])
+def test_cross_entropy_gradient_is_softmax_minus_label_whether_or_not_the_label_leads(leading):
+    logits, _ = examples(jnp.float64)
+    labels = logits.argmax(-1) if leading else logits.argmin(-1)
+    slopes = jax.jit(jax.grad(lambda x: cross_entropy(x, labels).sum()))(logits)
+    p, hot = jax.nn.softmax(logits), jax.nn.one_hot(labels, 10)
+    np.testing.assert_allclose(slopes, p - hot, rtol=1e-9, atol=1e-14)
+    # The curvature along one logit: p (1 - p).
+    bends = jax.jit(jax.vmap(jax.hessian(lambda x, y: cross_entropy(x, y))))(logits, labels)
+    np.testing.assert_allclose(jax.vmap(jnp.diag)(bends), p * (1 - p), rtol=1e-9, atol=1e-14)
+    p_min = 1e-4
+    clamped = jax.grad(lambda x: bounded_cross_entropy(x, labels, p_min=p_min).sum())(logits)
+    alive = (p * hot).sum(-1, keepdims=True) > p_min
+    np.testing.assert_allclose(clamped, alive * (p - hot) / -np.log(p_min), rtol=1e-9, atol=1e-14)
+
+
 def test_smooth_gradient_is_the_softmax_formula_and_bounded():
     logits, labels = examples(jnp.float64, scale=5.0)
     slopes = jax.jit(jax.grad(lambda x: LOSSES["smooth"](x, labels).sum()))(logits)
