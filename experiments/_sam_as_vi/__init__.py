@@ -1,0 +1,1 @@
+"""Parts of experiments/sam_as_vi.py."""
