@@ -94,14 +94,15 @@ OUTCOMES: dict[str, Outcome] = {
     "mean_scale": Outcome("mean σ"),
     "learning_rate": Outcome("learning rate"),
     "radius": Outcome("radius"),
-    "gradients": Outcome("gradients"),
-    "epochs": Outcome("epochs"),
+    "gradients": Outcome("gradients", 1, 0),
+    "epochs": Outcome("epochs", 1, 1),
     "seconds": Outcome("seconds", 1, 1),
 }
 
 MARGINS = {"test_accuracy": 0.002, "test_nll": 0.01, "averaged_nll": 0.01, "ece": 0.005, "certificate": 0.01}
 """For `replaces`: the loss that would be put up with, in the outcome's own unit, fixed before any result was seen."""
 
+_GIVEN = ("learning_rate", "radius", "epochs", "gradients", "seconds")  # not measured on a network: no error is shown
 _SETTINGS = ("kappa", "samples", "radius", "learning_rate")
 _MOST_EXACT = 16  # pairs up to which all sign patterns are gone through
 
@@ -505,7 +506,7 @@ def rank_correlations(
 
 
 def _round(number: float | None, digits: int | None, *, up: bool = False, sign: bool = False) -> str:
-    """Fixed decimals or three significant digits; an en dash for none; an upper bound is rounded up."""
+    """Fixed decimals, or three significant digits; an en dash for none; an upper bound is rounded up."""
     if number is None or not math.isfinite(number):
         return "–"
     if digits is None:
@@ -516,7 +517,7 @@ def _round(number: float | None, digits: int | None, *, up: bool = False, sign: 
 
 
 def _p(number: float | None) -> str:
-    return "–" if number is None else "<0.001" if number < 0.001 else f"{number:.3f}"
+    return "–" if number is None else "<0.001" if number < 0.001 else f"{number:.3g}"
 
 
 def _cell(line: Mapping[str, Any], name: str, *, sign: bool = False, key: str | None = None) -> str:
@@ -525,10 +526,13 @@ def _cell(line: Mapping[str, Any], name: str, *, sign: bool = False, key: str | 
     mean, error = line[key], line[f"{key}_standard_error"]
     if mean is None:
         return "–"
-    text = _round(how.factor * mean, how.digits, up=name == "certificate" and not sign, sign=sign)
-    if error is not None:
-        shown = f"{how.factor * error:.1g}" if how.digits is None else _round(how.factor * error, how.digits)
-        text += f" ± {shown}"
+    digits = how.digits
+    if digits is None and name not in _GIVEN:  # as many decimals for the error as three digits of the mean have
+        size = math.floor(math.log10(abs(mean))) if mean else 0
+        digits = max(0, 2 - size) if -6 < size < 6 else None
+    text = _round(how.factor * mean, digits, up=name == "certificate" and not sign, sign=sign)
+    if error is not None and name not in _GIVEN:
+        text += f" ± {_round(how.factor * error, digits)}"
     count = line.get(f"{key}_seeds", line["seeds"])
     return text if count == line["seeds"] else f"{text} ({count} of {line['seeds']})"
 
@@ -574,10 +578,8 @@ def _paired_table(rows: Sequence[Row], outcomes: Sequence[str], reference: str, 
             title = OUTCOMES[outcome].title
             own = {**line, "difference_standard_error": line["standard_error"]}
             cells[f"Δ {title}"] = _cell(own, outcome, sign=True, key="difference")
-            cells.update(
-                {f"p, {title}": _p(line["p_value"]), f"Holm, {title}": _p(line["p_holm"]),
-                 f"sign flip, {title}": _p(line["p_sign_flip"])}
-            )  # fmt: skip
+            tests = (_p(line[name]) for name in ("p_value", "p_holm", "p_sign_flip"))
+            cells[f"p / Holm / sign flip, {title.removesuffix(' %')}"] = " / ".join(tests)
             if line["seeds"]:
                 counts.add(line["seeds"])
             notes = [f"{line['missing']} without a pair" * bool(line["missing"]),
@@ -624,9 +626,12 @@ def _rank_table(lines: Sequence[Mapping[str, Any]]) -> str:
     return runs.markdown_table(list(table.values()), columns=list(columns)) if table else ""
 
 
-def _flip_note(counts: set[int]) -> str:
-    texts = [f"1/{2 ** (count - 1)} = {2 / 2**count:.4g} with {count} pairs (2^{count} = {2**count} patterns)" for count in sorted(counts)
-             if count <= _MOST_EXACT]  # fmt: skip
+def _flip_note(counts: Iterable[int]) -> str:
+    texts = [
+        f"1/{2 ** (count - 1)} = {2 / 2**count:.4g} with {count} pairs (2^{count} = {2**count} patterns)"
+        for count in sorted(set(counts))
+        if 0 < count <= _MOST_EXACT
+    ]
     if not texts:
         return ""
     return f" The least two-sided p-value that the sign-flip test can give is {', '.join(texts)}."
@@ -664,8 +669,9 @@ def markdown(
     sections = (
         ("At the mean", ("test_accuracy", "test_nll", "ece", "brier", "ood_auroc", "epochs", "gradients", "seconds")),
         ("Averaged over posterior samples", AVERAGED),
-        ("Sharpness and certificate", ("certificate", "certificate_risk", "certificate_kl", *MEASURES, "train_loss",
-                                       "gap", "effective_radius", "mean_scale")),
+        ("Certificate", ("certificate", "certificate_risk", "certificate_kl", "train_loss", "gap", "learning_rate",
+                         "radius", "effective_radius", "mean_scale")),
+        ("Sharpness", MEASURES),
     )  # fmt: skip
     parts = [
         "Numbers are mean ± standard error over seeds. Bold: the best mean, where a two-sided paired t-test against "
@@ -684,7 +690,8 @@ def markdown(
                 table, counts = _paired_table(rows, compared, reference, key)
                 note = (
                     f"Method minus {reference} over equal seeds: mean ± standard error, two-sided paired t-test, "
-                    f"Holm's correction over the methods of this table and one outcome, sign-flip test.{_flip_note(counts)}\n"
+                    f"Holm's correction over the methods of this table and one outcome, sign-flip test."
+                    f"{_flip_note(counts)}\n"
                 )
                 parts += [f"### Against {reference}, equal {key[2]}\n", note, table] if table else []
         own = [line for line in replaced if (line["dataset"], line["model"]) == (dataset, model)]
@@ -692,7 +699,7 @@ def markdown(
             note = (
                 "Gain over mean_field, positive = better. At least: one-sided lower confidence bound at "
                 f"{100 * (1 - level):g} %, shared by the methods of one outcome and budget; no loss beyond margin: it "
-                f"lies above −margin.{_flip_note({line['seeds'] for line in own if line['seeds']})}\n"
+                f"lies above −margin.{_flip_note(line['seeds'] for line in own)}\n"
             )
             parts += ["### SAM-like updates in place of the reparametrisation trick\n", note, table]
         own = [line for line in correlations if (line["dataset"], line["model"]) == (dataset, model)]
