@@ -39,7 +39,7 @@ def study():
     rows = []
     for budget, (rank, method), seed in itertools.product(("gradients", "epochs"), enumerate(report.METHODS), range(5)):
         error = 0.02 - 0.0004 * rank + 0.0002 * rng.normal()
-        sharp = {name: error * scale * rng.uniform(0.9, 1.1) for name, scale in zip(report.MEASURES, 10.0 ** np.arange(5), strict=True)}  # fmt: skip
+        sharp = {name: error * 10.0**power * rng.uniform(0.9, 1.1) for power, name in enumerate(report.MEASURES)}
         averaged = (
             {n: 0.05 + 0.001 * rng.normal() for n in report.AVERAGED} if method in figures.LEARNS_ITS_SCALE else {}
         )
@@ -219,11 +219,10 @@ def test_replaces_knows_which_way_is_better():
 
 
 def test_monotone_data_have_rank_correlation_one():
-    rows = [
-        make_row(m, s, test_accuracy=0.9 + 0.001 * (i * 3 + s), **dict.fromkeys(report.MEASURES, math.exp(-i * 3.0 - s)),
-                 certificate=1 - 0.01 * (i * 3 + s))
-        for i, m in enumerate(report.METHODS[:6]) for s in range(3)
-    ]  # fmt: skip
+    rows = []
+    for rank, (method, seed) in enumerate(itertools.product(report.METHODS[:6], range(3))):
+        own = {"test_accuracy": 0.9 + 0.001 * rank, "certificate": 1 - 0.01 * rank}
+        rows.append(make_row(method, seed, **own, **dict.fromkeys(report.MEASURES, math.exp(-rank))))
     found = [row for row in report.rank_correlations(rows, resamples=200) if row["target"] != "gap"]
     assert len(found) == 2 * (5 * 2 + 1)
     for row in found:
@@ -233,9 +232,11 @@ def test_monotone_data_have_rank_correlation_one():
 
 
 def test_rank_correlations_against_scipy_with_ties(study):
-    rows = [row for row in study if row["stage"] == "final" and row["budget"] == "gradients"]
-    for row in rows:
-        row["certificate"] = round(row["certificate"], 3)  # ties
+    rows = [
+        {**row, "certificate": round(row["certificate"], 3)}  # ties
+        for row in study
+        if row["stage"] == "final" and row["budget"] == "gradients"
+    ]
     for found in report.rank_correlations(rows, resamples=0):
         kept = [row for row in rows if not row["flag"]]
         pairs = {}
@@ -299,17 +300,21 @@ def test_only_a_resolved_best_is_bold():
 
 def test_markdown_of_a_study(study):
     text = report.markdown(study, resamples=50)
-    for heading in ("At the mean, equal gradients", "At the mean, equal epochs", "Against sgd, equal epochs",
-                    "Against mean_field, equal gradients", "in place of the reparametrisation trick", "Rank correlations",
-                    "Averaged over posterior samples, equal epochs"):  # fmt: skip
+    for heading in (
+        "At the mean, equal gradients",
+        "At the mean, equal epochs",
+        "Averaged over posterior samples, equal epochs",
+        "Against sgd, equal epochs",
+        "Against mean_field, equal gradients",
+        "SAM-like updates in place of the reparametrisation trick",
+        "Rank correlations",
+    ):
         assert heading in text
     assert "1/16 = 0.0625 with 5 pairs (2^5 = 32 patterns)" in text
     assert "1 of 5 seeds: diverged" in text and "nan" not in text and "None" not in text
-    widths = {}
     for block in text.split("\n\n"):
         table = [line for line in block.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in table}) <= 1, block
-        widths[block[:20]] = len(table)
     assert report.markdown(study, resamples=50) == text
 
 
