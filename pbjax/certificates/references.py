@@ -26,6 +26,7 @@ def mean_field(
     flag: str | None = None,
     monte_carlo_share: float = 0.5,
     draw_standard_error: ArrayLike = math.nan,
+    prior_data: str | None = None,
 ) -> Certificate:
     """The two-stage certificate of a posterior that can be sampled exactly and whose KL is known.
 
@@ -33,7 +34,8 @@ def mean_field(
 
     Args:
       empirical_mean: mean empirical risk over the m posterior draws, each on all n examples · in [0,1].
-      num_draws: m, independent draws from the posterior.
+      num_draws: m, independent draws from the posterior; or independent pairs of draw and example, every example in
+        equally many of them, as ``pbjax.posteriors.fresh_weights_risk`` makes them.
       kl: KL(posterior‖prior), exact · nats · at least 0.
       n: number of examples.
       delta: the whole budget · in (0,1).
@@ -43,6 +45,8 @@ def mean_field(
       flag: what the diagnostics object to.
       monte_carlo_share: fraction of delta/union for the inner inversion · in (0,1).
       draw_standard_error: standard error of ``empirical_mean``, for the certificate's own.
+      prior_data: what the prior was fitted on, for example "the other 25,000 training rows"; the certificate then
+        assumes that none of the n examples is among it, nor chose anything else about the prior.
 
     Returns:
       Certificate.
@@ -82,7 +86,8 @@ def mean_field(
         value=as_value(float(value)),
         loss=loss,
         route="mean_field",
-        assumption="the draws are independent and exact draws from the posterior, and its KL is exact",
+        assumption="the draws are independent and exact draws from the posterior, and its KL is exact"
+        + ("" if prior_data is None else f"; the prior knows {prior_data} and none of the certified examples"),
         delta=float(delta),
         delta_ledger=ledger,
         n=int(n),

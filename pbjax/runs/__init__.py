@@ -5,7 +5,7 @@ from pbjax.runs.checkpoint import Checkpoint, CheckpointStore
 from pbjax.runs.config import NOT_HASHED, Configs, RunOptions, config_hash, load_configs, parse
 from pbjax.runs.directory import MetricsLog, RunDirectory
 from pbjax.runs.errors import Interrupted, RunError, command_line_errors
-from pbjax.runs.loop import Phase, Phases, run_chunks
+from pbjax.runs.loop import LoopTiming, Phase, Phases, run_chunks
 from pbjax.runs.mesh import replica_mesh, replicate, shard_replicas
 from pbjax.runs.progress import Progress
 from pbjax.runs.provenance import provenance
@@ -20,6 +20,7 @@ __all__ = [
     "Configs",
     "Field",
     "Interrupted",
+    "LoopTiming",
     "MetricsLog",
     "Phase",
     "Phases",

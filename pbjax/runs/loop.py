@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,22 @@ class Reporter(Protocol):
 
     def skip(self, name: str) -> None:
         """A phase was finished by an earlier process."""
+
+
+class LoopTiming(NamedTuple):
+    """Where the time of a loop went; restored chunks are not in it.
+
+    Attributes:
+      chunks: chunks computed here.
+      first: seconds of the first of them, compilation included.
+      inside: seconds of all the others from the call of the compiled chunk until its outputs were on the host.
+      total: seconds of all the others with what the host did between them: callbacks, checkpoints, progress.
+    """
+
+    chunks: int
+    first: float
+    inside: float
+    total: float
 
 
 class StopRequest:
@@ -88,6 +104,7 @@ def run_chunks(
     metrics: MetricsLog | None = None,
     progress: Reporter | None = None,
     name: str = "run",
+    on_timing: Callable[[LoopTiming], None] | None = None,
 ) -> tuple[Any, Any]:
     """Runs a jitted chunk again and again, saving what it needs to go on after a kill.
 
@@ -110,6 +127,7 @@ def run_chunks(
       metrics: the log that `on_chunk` writes; rewound to the checkpoint on resuming, so no line stands there twice.
       progress: told about each chunk.
       name: what messages call the loop.
+      on_timing: called once at the end with a `LoopTiming`.
 
     Returns:
       The last state (on the device) and the outputs stacked on a new leading axis [num_chunks, ...] (numpy). Each
@@ -150,9 +168,15 @@ def run_chunks(
 
     with stop_requests() as request:
         saved, last_save = done, time.monotonic()
+        first, inside, begin, restored_chunks = 0.0, 0.0, time.perf_counter(), done
         while done < num_chunks:
+            called = time.perf_counter()
             state, device_outputs = jitted(state, *arguments)
             host_outputs = _host(device_outputs)
+            if done == restored_chunks:
+                first, begin = time.perf_counter() - called, time.perf_counter()
+            else:
+                inside += time.perf_counter() - called
             for buffer, output in zip(jax.tree.leaves(outputs), jax.tree.leaves(host_outputs), strict=True):
                 buffer[done] = output
             if on_chunk is not None:
@@ -167,6 +191,8 @@ def run_chunks(
             if request.signum is not None:
                 where = f"{name}, chunk {saved} of {num_chunks}"
                 raise Interrupted(request.signum, f"{where} (saved)" if store is not None else where)
+    if on_timing is not None:
+        on_timing(LoopTiming(done - restored_chunks, first, inside, time.perf_counter() - begin))
     return state, outputs
 
 
@@ -177,6 +203,7 @@ class Phase:
       name: its name.
       store: its checkpoints.
       metrics: the run's metrics log.
+      timing: `LoopTiming` of its loop, None before it has run.
     """
 
     def __init__(
@@ -194,6 +221,7 @@ class Phase:
         self._every_seconds = every_seconds
         self._progress = progress
         self._looped = False
+        self.timing: LoopTiming | None = None
 
     def log(self, **values: Any) -> None:
         """Adds a line to metrics.jsonl, with the phase's name.
@@ -238,7 +266,11 @@ class Phase:
             metrics=self.metrics,
             progress=self._progress,
             name=self.name,
+            on_timing=self._note,
         )
+
+    def _note(self, timing: LoopTiming) -> None:
+        self.timing = timing
 
 
 class Phases:

@@ -187,6 +187,10 @@ def test_mean_field_is_the_two_stage_bound():
     np.testing.assert_allclose(made.standard_error, 0.001 * slope, rtol=1e-6)
     assert mean_field(np.nan, 10, 1.0, loss="x", **SETTINGS).value == 1.0
     assert mean_field(0.1, 10, np.nan, loss="x", **SETTINGS).value == 1.0
+    assert "prior knows" not in made.assumption
+    informed = mean_field(0.1, 10, 1.0, loss="x", prior_data="the first 500 rows", **SETTINGS)
+    assert "the prior knows the first 500 rows and none of the certified examples" in informed.assumption
+    assert informed.value == mean_field(0.1, 10, 1.0, loss="x", **SETTINGS).value
     assert mean_field(0.1, 10**6, np.inf, loss="x", **SETTINGS).value == 1.0
     better = mean_field(0.08, 10_000, 90.0, loss="zero_one", **SETTINGS).value
     assert better < mean_field(0.08, 10_000, 100.0, loss="zero_one", **SETTINGS).value

@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import time
 from typing import NamedTuple
 
 import jax
@@ -224,3 +225,25 @@ def test_archive_round_trip_and_damage():
             archive.from_bytes(damaged)
     with pytest.raises(ValueError, match="may hold arrays"):
         archive.to_bytes({"function": print})
+
+
+def test_the_loop_says_where_its_time_went(tmp_path):
+    told = []
+
+    def slow_host(index, outputs):
+        time.sleep(0.05)
+
+    def chunk(x):
+        return x + 1, x
+
+    run_chunks(chunk, jnp.zeros(()), num_chunks=4, on_chunk=slow_host, on_timing=told.append)
+    (timing,) = told
+    assert timing.chunks == 4
+    # Three sleeps after later chunks, and the one after the first, lie outside the compiled code.
+    assert timing.total - timing.inside >= 0.2
+    assert 0 < timing.inside < timing.total
+    assert timing.first > 0
+    store = CheckpointStore(tmp_path, "aaaa")
+    for _ in range(2):
+        run_chunks(chunk, jnp.zeros(()), num_chunks=2, store=store, on_timing=told.append)
+    assert [t.chunks for t in told[1:]] == [2, 0]
