@@ -1,0 +1,72 @@
+"""Data and network of a config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments._sam_as_vi.training import Problem
+from pbjax import data, models
+from pbjax.data import DataError
+
+
+def make_model(config: Any, num_classes: int) -> models.Model:
+    """The network."""
+    if config.model == "mlp":
+        return models.mlp((*config.hidden, num_classes), activation=config.activation)
+    if config.model == "small_cnn":
+        return models.small_cnn(num_classes, channels=config.channels, activation=config.activation)
+    if config.model == "resnet_frn":
+        return models.resnet_frn(num_classes, depth=config.depth, width=config.width)
+    return models.wide_resnet(num_classes, depth=config.depth, width=config.width)
+
+
+def make_problem(config: Any) -> Problem:
+    """Rows of the prior first, then the certified ones; validation rows are the last of the training set."""
+    options = {
+        "data_dir": config.data_dir, "pool": config.pool, "flatten": config.model == "mlp",
+        "shift": config.shift[0] if len(config.shift) == 1 else config.shift,
+        "scale": config.scale[0] if config.scale is not None and len(config.scale) == 1 else config.scale,
+    }  # fmt: skip
+    dataset = data.load(config.dataset, limit=config.limit, **options)
+    n = dataset.num_train - config.validation_rows
+    prior_rows = int(n * config.prior_share)
+    if prior_rows < config.batch_size or n - prior_rows < config.batch_size:
+        raise DataError(
+            f"{dataset.name} has {dataset.num_train} training rows, of which validation_rows = "
+            f"{config.validation_rows} leave {max(n, 0)}: prior_share = {config.prior_share} of them, and the others, "
+            f"must each fill a batch of {config.batch_size}"
+        )
+    if config.sharpness_rows > n:
+        raise DataError(f"sharpness_rows = {config.sharpness_rows}: there are {n} training rows")
+    # A fixed order that looks at no row: TFDS shuffles when it prepares, other sources may be sorted.
+    order = np.random.default_rng(0).permutation(dataset.num_train)
+    inputs, labels = jnp.asarray(dataset.train_inputs[order]), jnp.asarray(dataset.train_labels[order])
+    other = None
+    if config.other_dataset != "none":
+        other = jnp.asarray(data.load(config.other_dataset, limit=1, **options).test_inputs)
+        if other.shape[1:] != inputs.shape[1:]:
+            raise DataError(
+                f"other_dataset = {config.other_dataset!r} has examples of shape {other.shape[1:]} and {dataset.name} "
+                f"of shape {inputs.shape[1:]}: give one of the same shape, or none"
+            )
+    black = (0.0 - np.mean(config.shift)) / (255.0 if config.scale is None else np.mean(config.scale))
+    return Problem(
+        model=make_model(config, dataset.num_classes),
+        name=dataset.name,
+        inputs=inputs[:n],
+        labels=labels[:n],
+        validation=(inputs[n:], labels[n:]),
+        test=(jnp.asarray(dataset.test_inputs), jnp.asarray(dataset.test_labels)),
+        other=other,
+        num_classes=dataset.num_classes,
+        prior_rows=prior_rows,
+        batch_size=config.batch_size,
+        label_smoothing=config.label_smoothing,
+        crop=config.crop,
+        flip=config.flip,
+        cutout=config.cutout,
+        fill=float(black),
+    )

@@ -1,0 +1,334 @@
+"""Can SAM-like updates stand in for the reparametrisation trick, and do flat minima certify, calibrate and generalise?
+
+Sharpness-aware and variational optimisers train the same network on the same batches from the same start, under equal
+budgets of gradients and of epochs; every trained network is scored (accuracy, likelihood, calibration, detection of
+strange inputs, at the mean and averaged over its own Gaussian), its sharpness measured in five ways, and certified.
+
+    python experiments/sam_as_vi.py --config mnist_mlp
+    python experiments/sam_as_vi.py --config fashion_cnn --data-dir DATA --seeds 0 1 2
+
+The comparison is that of Ujvary et al., "Rethinking sharpness-aware minimization as variational inference", OPT 2022
+(arXiv 2210.10452); its tables are not at hand, and no number here is one of theirs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments._sam_as_vi import summary
+from experiments._sam_as_vi.evaluation import Trained, certificate, make_evaluate
+from experiments._sam_as_vi.methods import METHODS, Hyper, Setting, gradients_per_step
+from experiments._sam_as_vi.problem import make_problem
+from experiments._sam_as_vi.training import Plan, Problem, init_replicas, make_chunk, plan
+from pbjax import optim, runs
+from pbjax.runs.mesh import replica_mesh, replicate, shard_replicas
+from pbjax.runs.progress import Progress
+
+NAME = "sam_as_vi"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs" / NAME
+
+
+class Group(NamedTuple):
+    """Replicas that train together as one program.
+
+    Attributes:
+        stage: what they are for.
+        method: its name.
+        budget: gradients or epochs.
+        samples: draws a step.
+        learning_rate: [R].
+        radius: [R].
+        kappa: [R].
+        seed: [R].
+    """
+
+    stage: str
+    method: str
+    budget: str
+    samples: int
+    learning_rate: np.ndarray
+    radius: np.ndarray
+    kappa: np.ndarray
+    seed: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """Of its phases."""
+        return f"{self.stage}.{self.method}.{self.budget}.{self.samples}"
+
+    @property
+    def size(self) -> int:
+        """Number of replicas R."""
+        return len(self.seed)
+
+
+def make_group(
+    config: Any, stage: str, method: str, budget: str, cells: list[tuple[float, float, float]], seeds: tuple[int, ...],
+    *, samples: int | None = None,
+) -> Group:  # fmt: skip
+    """Every cell (rate, radius, kappa) with every seed, seeds varying fastest."""
+    table = np.array([(*cell, seed) for cell in cells for seed in seeds])
+    rate, radius, kappa = (table[:, i].astype(np.float32) for i in range(3))
+    return Group(
+        stage, method, budget, config.samples if samples is None else samples, rate, radius, kappa,
+        table[:, 3].astype(np.int64),
+    )  # fmt: skip
+
+
+def cell(config: Any, chosen: dict[str, tuple[float, float]], method: str) -> tuple[float, float, float]:
+    """Rate, radius and kappa of a method: what a search chose, else the config's, else the method's own."""
+    spec = METHODS[method]
+    rate, radius = chosen.get(
+        method, (config.learning_rates.get(method, spec.learning_rate), config.radii.get(method, spec.radius))
+    )
+    return rate, radius, config.kappa
+
+
+def tuning_groups(config: Any) -> Iterator[Group]:
+    """The grid of every method, on seeds that the study does not use."""
+    if config.tune:
+        for method in config.methods:
+            spec = METHODS[method]
+            cells = [(rate, radius, config.kappa) for rate, radius in itertools.product(spec.rates, spec.radii)]
+            yield make_group(config, "tune", method, "gradients", cells, config.tune_seeds)
+
+
+def study_groups(config: Any, chosen: dict[str, tuple[float, float]]) -> Iterator[Group]:
+    """The study itself, then the curves."""
+    for method in config.methods:
+        one = gradients_per_step(method, config.samples) == 1
+        for budget in config.budgets:
+            # With one gradient a step both budgets are the same run; it is made once, and its row stands under both.
+            if budget == config.budgets[0] or not one:
+                yield make_group(config, "final", method, budget, [cell(config, chosen, method)], config.seeds)
+    budget = config.budgets[0]
+    for method in config.curve_methods:
+        rate, _, kappa = cell(config, chosen, method)
+        cells = [(rate, radius, kappa) for radius in config.curve_radii]
+        yield make_group(config, "curve_radius", method, budget, cells, config.seeds)
+    if config.curve_kappas:
+        rate, radius, _ = cell(config, chosen, "mix_sam")
+        cells = [(rate, radius, kappa) for kappa in config.curve_kappas]
+        yield make_group(config, "curve_kappa", "mix_sam", budget, cells, config.seeds)
+    for samples in config.curve_samples:
+        for method in ("random_sam", "mean_field"):
+            cells = [cell(config, chosen, method)]
+            yield make_group(config, "curve_samples", method, "epochs", cells, config.seeds, samples=samples)
+
+
+class Study:
+    """One config's problem, with the compiled programs that its groups share."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.problem: Problem = make_problem(config)
+        shapes = jax.eval_shape(self.problem.model.init, jax.random.key(0), self.problem.inputs[:1])
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+        self._chunks: dict[Any, Any] = {}
+        self._evaluations: dict[Any, Any] = {}
+
+    def setting(self, samples: int) -> Setting:
+        """What a group's replicas share."""
+        c = self.config
+        return Setting(
+            self.problem.n, self.parameters, c.momentum, c.weight_decay, c.decoupled_weight_decay, samples, c.scale_rate
+        )
+
+    def plan(self, group: Group) -> Plan:
+        """Steps and chunks of a group; a search sees the prior's rows only."""
+        cost = gradients_per_step(group.method, group.samples)
+        made = plan(
+            self.problem, epochs=self.config.epochs, prior_share=self.config.prior_share,
+            per_step=cost if group.budget == "gradients" else 1, chunks_per_pass=self.config.chunks_per_pass,
+        )  # fmt: skip
+        return made._replace(prior_chunks=made.chunks) if group.stage == "tune" else made
+
+    def chunk(self, group: Group) -> Any:
+        """The jitted chunk, one for all groups of a method, number of draws and number of replicas."""
+        shape = self.plan(group)._replace(prior_chunks=0, chunks=0)
+        place = (group.method, group.samples, group.size, shape)
+        if place not in self._chunks:
+            made = make_chunk(
+                group.method, self.setting(group.samples), self.problem, shape, at_once=self.config.replicas_at_once,
+                watch_rows=min(self.config.sharpness_rows, len(self.problem.validation[1])),
+            )  # fmt: skip
+            self._chunks[place] = jax.jit(made, donate_argnums=0)
+        return self._chunks[place]
+
+    def train(self, group: Group, phase: runs.Phase) -> dict[str, Any]:
+        """Train a group; see `Trained` for what is kept."""
+        begin = time.perf_counter()
+        shape = self.plan(group)
+        hyper = Hyper(*(jnp.asarray(x) for x in (group.learning_rate, group.radius, group.kappa)))
+        replicas = init_replicas(group.method, hyper, group.seed, self.setting(group.samples), self.problem)
+        data = (self.problem.inputs, self.problem.labels, self.problem.validation)
+        if self.config.replicas_at_once >= group.size and jax.device_count() > 1:
+            mesh = replica_mesh(num_replicas=group.size)
+            replicas, hyper, data = shard_replicas(mesh, replicas), shard_replicas(mesh, hyper), replicate(mesh, data)
+
+        def tell(index: int, watched: Any) -> None:
+            phase.log(
+                chunk=index, train_loss=watched.train_loss, validation_loss=watched.validation_loss,
+                validation_accuracy=watched.validation_accuracy,
+            )  # fmt: skip
+
+        (_, last), watched = phase.run_chunks(
+            self.chunk(group), (jnp.zeros((), jnp.int32), replicas), num_chunks=shape.chunks,
+            arguments=(hyper, jnp.array([shape.prior_chunks, shape.chunks]), data), on_chunk=tell,
+        )  # fmt: skip
+        log_scale: Any = ()
+        if METHODS[group.method].gaussian:
+            log_scale = jax.jit(jax.vmap(lambda state, params: optim.posterior(state, params).log_scale))(
+                last.opt_state, last.params
+            )
+        trained = Trained(last.params, log_scale, last.centre, last.key)
+        timing = phase.timing
+        return {
+            "trained": trained._asdict(),
+            "watched": {name: value.T for name, value in watched._asdict().items()},
+            "epochs": shape.steps * np.arange(1, shape.chunks + 1) / (self.problem.n // self.problem.batch_size),
+            "steps": shape.steps * shape.chunks,
+            "timing": None if timing is None else timing._asdict(),
+            "seconds": time.perf_counter() - begin,
+        }
+
+    def evaluate(self, group: Group, trained: dict[str, Any], *, full: bool) -> dict[str, Any]:
+        """Measure a group."""
+        begin = time.perf_counter()
+        place = (METHODS[group.method].gaussian, full, group.size)
+        if place not in self._evaluations:
+            self._evaluations[place] = jax.jit(make_evaluate(self.config, self.problem, full=full))
+        tree = jax.tree.map(jnp.asarray, Trained(**trained["trained"]))
+        outcome = jax.tree.map(np.asarray, self._evaluations[place](tree))
+        outcome = _as_dicts(outcome)
+        outcome["seconds"] = time.perf_counter() - begin
+        return outcome
+
+
+def _as_dicts(tree: Any) -> Any:
+    if hasattr(tree, "_asdict"):
+        tree = tree._asdict()
+    return {name: _as_dicts(value) for name, value in tree.items()} if isinstance(tree, dict) else tree
+
+
+def choose(study: Study, group: Group, outcome: dict[str, Any]) -> tuple[float, float]:
+    """Rate and radius of the cell whose validation NLL is least on average over the search's seeds."""
+    loss = outcome["validation_nll"].reshape(-1, len(study.config.tune_seeds)).mean(axis=1)
+    best = int(np.argmin(np.where(np.isfinite(loss), loss, np.inf))) * len(study.config.tune_seeds)
+    return float(group.learning_rate[best]), float(group.radius[best])
+
+
+def rows(study: Study, group: Group, trained: dict[str, Any], outcome: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """One row a network."""
+    spec, problem, config = METHODS[group.method], study.problem, study.config
+    batch_passes = trained["steps"] * gradients_per_step(group.method, group.samples)
+    per_epoch = problem.n // problem.batch_size
+    watched = trained["watched"]
+    for r in range(group.size):
+        at = lambda tree, r=r: jax.tree.map(lambda leaf: leaf[r], tree)  # noqa: E731
+        mean, validation = at(outcome["mean"]), float(outcome["validation_accuracy"][r])
+        loss = float(outcome["training_loss"][r])
+        broken = not np.isfinite(loss) or validation < 1.5 / problem.num_classes
+        row = {
+            "stage": group.stage, "method": group.method, "dataset": problem.name, "model": config.model,
+            "budget": group.budget, "seed": int(group.seed[r]), "learning_rate": float(group.learning_rate[r]),
+            "radius": float(group.radius[r]) if spec.has_radius else None,
+            "effective_radius": float(watched["radius"][r, -1]),
+            "kappa": float(group.kappa[r]) if group.method == "mix_sam" else None, "samples": group.samples,
+            "mean_scale": float(watched["mean_scale"][r, -1]) if spec.gaussian else None,
+            "test_accuracy": mean["accuracy"], "test_nll": mean["nll"], "ece": mean["ece"], "brier": mean["brier"],
+            "ood_auroc": mean.get("ood_auroc"), "validation_accuracy": validation,
+            "validation_nll": float(outcome["validation_nll"][r]), "train_loss": loss,
+            "gradients": int(batch_passes), "epochs": trained["steps"] / per_epoch,
+            "seconds": trained["seconds"] / group.size, "evaluation_seconds": outcome["seconds"] / group.size,
+            "flag": "diverged" if broken else None,
+        }  # fmt: skip
+        averaged = at(outcome["averaged"]) if "averaged" in outcome else {}
+        for name in ("accuracy", "nll", "ece", "brier", "ood_auroc"):
+            row[f"averaged_{name}"] = averaged.get(name)
+        sharp = at(outcome["sharpness"]) if "sharpness" in outcome else {}
+        for name in ("worst", "adaptive", "average", "trace", "top_eigenvalue"):
+            row[f"sharpness_{name}"] = sharp.get(name)
+        row["train_loss"] = sharp.get("train_loss", loss)
+        numbers = at(outcome["certificate"]) if "certificate" in outcome else None
+        made = None if numbers is None else certificate(config, problem, numbers)
+        row |= {
+            "certificate": None if made is None else made.value,
+            "certificate_risk": None if made is None else made.empirical_risk,
+            "certificate_kl": None if made is None else made.kl, "certificate_n": None if made is None else made.n,
+            "certificate_prior_scale": None if numbers is None else float(numbers["prior_scale"]),
+            "certificate_scale": None if numbers is None else float(numbers["posterior_scale"]),
+            "delta": None if made is None else made.delta,
+            "assumption": None if made is None else made.assumption,
+            "delta_ledger": None if made is None else made.delta_ledger,
+        }  # fmt: skip
+        row = {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
+        yield row
+        if group.stage == "final" and gradients_per_step(group.method, group.samples) == 1:
+            yield from (row | {"budget": budget} for budget in config.budgets if budget != group.budget)
+
+
+def run(config: Any, out: Path) -> None:
+    """The whole study in one run directory; groups that an earlier process finished are read, not computed."""
+    begin = time.perf_counter()
+    study = Study(config)
+    with runs.RunDirectory(out, experiment=NAME, config=config) as directory:
+        searches = list(tuning_groups(config))
+        planned = list(study_groups(config, {}))
+        # Epochs of gradients, all replicas counted.
+        work = {
+            group.name: study.plan(group).chunks * study.plan(group).steps * group.size
+            * gradients_per_step(group.method, group.samples)
+            for group in (*searches, *planned)
+        }  # fmt: skip
+        if config.log_level != "quiet":
+            print(
+                f"{NAME}: {study.problem.name}, n = {study.problem.n}, {config.model} with {study.parameters} weights, "
+                f"{sum(group.size for group in (*searches, *planned))} networks, {sum(work.values()):,} batch "
+                f"gradients of {config.batch_size} rows; results in {out}",
+                flush=True,
+            )
+        table: list[dict[str, Any]] = []
+        finished: list[summary.Finished] = []
+        with Progress(NAME, work=work, log_level=config.log_level) as progress:
+            phases = runs.Phases(directory, every_seconds=config.checkpoint_seconds, progress=progress)
+
+            def complete(group: Group, *, full: bool) -> dict[str, Any]:
+                trained = phases.run(group.name, lambda phase: study.train(group, phase))
+                outcome = phases.run(
+                    f"{group.name}.measured", lambda phase: study.evaluate(group, trained, full=full)
+                )
+                table.extend(rows(study, group, trained, outcome))
+                finished.append(summary.Finished(group, trained, outcome))
+                return outcome
+
+            chosen = {group.method: choose(study, group, complete(group, full=False)) for group in searches}
+            for group in study_groups(config, chosen):
+                complete(group, full=group.stage == "final")
+        summary.write(
+            config, directory, table, finished, parameters=study.parameters, n=study.problem.n,
+            seconds=time.perf_counter() - begin,
+        )  # fmt: skip
+
+
+@runs.command_line_errors()
+def main(argv: list[str] | None = None) -> None:
+    """Command line."""
+    jax.config.update("jax_enable_x64", True)
+    config, out = runs.parse(NAME, runs.load_configs(CONFIGS), argv, default="mnist_mlp")
+    run(config, out)
+
+
+if __name__ == "__main__":
+    main()
