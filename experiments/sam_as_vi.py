@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments._sam_as_vi import summary
-from experiments._sam_as_vi.evaluation import Trained, certificate, make_evaluate
+from experiments._sam_as_vi.evaluation import Measured, Trained, certificate, make_evaluate
 from experiments._sam_as_vi.methods import METHODS, Hyper, Setting, gradients_per_step
 from experiments._sam_as_vi.problem import make_problem
 from experiments._sam_as_vi.training import Plan, Problem, init_replicas, make_chunk, plan
@@ -203,12 +203,15 @@ class Study:
             "seconds": time.perf_counter() - begin,
         }
 
-    def evaluate(self, group: Group, trained: dict[str, Any], *, full: bool) -> dict[str, Any]:
-        """Measure a group."""
+    def evaluate(self, group: Group, trained: dict[str, Any]) -> dict[str, Any]:
+        """Measure a group; what for depends on its stage."""
         begin = time.perf_counter()
-        place = (METHODS[group.method].gaussian, full, group.size)
+        measured: Measured = "predictions"
+        if group.stage in ("tune", "final"):
+            measured = "validation" if group.stage == "tune" else "all"
+        place = (METHODS[group.method].gaussian, measured, group.size)
         if place not in self._evaluations:
-            self._evaluations[place] = jax.jit(make_evaluate(self.config, self.problem, full=full))
+            self._evaluations[place] = jax.jit(make_evaluate(self.config, self.problem, measured=measured))
         tree = jax.tree.map(jnp.asarray, Trained(**trained["trained"]))
         outcome = jax.tree.map(np.asarray, self._evaluations[place](tree))
         outcome = _as_dicts(outcome)
@@ -237,8 +240,8 @@ def rows(study: Study, group: Group, trained: dict[str, Any], outcome: dict[str,
     watched = trained["watched"]
     for r in range(group.size):
         at = lambda tree, r=r: jax.tree.map(lambda leaf: leaf[r], tree)  # noqa: E731
-        mean, validation = at(outcome["mean"]), float(outcome["validation_accuracy"][r])
-        loss = float(outcome["training_loss"][r])
+        mean, validation = at(outcome.get("mean", {})), float(outcome["validation_accuracy"][r])
+        loss = float(outcome["train_loss"][r])
         broken = not np.isfinite(loss) or validation < 1.5 / problem.num_classes
         row = {
             "stage": group.stage, "method": group.method, "dataset": problem.name, "model": config.model,
@@ -247,8 +250,8 @@ def rows(study: Study, group: Group, trained: dict[str, Any], outcome: dict[str,
             "effective_radius": float(watched["radius"][r, -1]),
             "kappa": float(group.kappa[r]) if group.method == "mix_sam" else None, "samples": group.samples,
             "mean_scale": float(watched["mean_scale"][r, -1]) if spec.gaussian else None,
-            "test_accuracy": mean["accuracy"], "test_nll": mean["nll"], "ece": mean["ece"], "brier": mean["brier"],
-            "ood_auroc": mean.get("ood_auroc"), "validation_accuracy": validation,
+            "test_accuracy": mean.get("accuracy"), "test_nll": mean.get("nll"), "ece": mean.get("ece"),
+            "brier": mean.get("brier"), "ood_auroc": mean.get("ood_auroc"), "validation_accuracy": validation,
             "validation_nll": float(outcome["validation_nll"][r]), "train_loss": loss,
             "gradients": int(batch_passes), "epochs": trained["steps"] / per_epoch,
             "seconds": trained["seconds"] / group.size, "evaluation_seconds": outcome["seconds"] / group.size,
@@ -260,7 +263,6 @@ def rows(study: Study, group: Group, trained: dict[str, Any], outcome: dict[str,
         sharp = at(outcome["sharpness"]) if "sharpness" in outcome else {}
         for name in ("worst", "adaptive", "average", "trace", "top_eigenvalue"):
             row[f"sharpness_{name}"] = sharp.get(name)
-        row["train_loss"] = sharp.get("train_loss", loss)
         numbers = at(outcome["certificate"]) if "certificate" in outcome else None
         made = None if numbers is None else certificate(config, problem, numbers)
         row |= {
@@ -304,18 +306,16 @@ def run(config: Any, out: Path) -> None:
         with Progress(NAME, work=work, log_level=config.log_level) as progress:
             phases = runs.Phases(directory, every_seconds=config.checkpoint_seconds, progress=progress)
 
-            def complete(group: Group, *, full: bool) -> dict[str, Any]:
+            def complete(group: Group) -> dict[str, Any]:
                 trained = phases.run(group.name, lambda phase: study.train(group, phase))
-                outcome = phases.run(
-                    f"{group.name}.measured", lambda phase: study.evaluate(group, trained, full=full)
-                )
+                outcome = phases.run(f"{group.name}.measured", lambda phase: study.evaluate(group, trained))
                 table.extend(rows(study, group, trained, outcome))
                 finished.append(summary.Finished(group, trained, outcome))
                 return outcome
 
-            chosen = {group.method: choose(study, group, complete(group, full=False)) for group in searches}
+            chosen = {group.method: choose(study, group, complete(group)) for group in searches}
             for group in study_groups(config, chosen):
-                complete(group, full=group.stage == "final")
+                complete(group)
         summary.write(
             config, directory, table, finished, parameters=study.parameters, n=study.problem.n,
             seconds=time.perf_counter() - begin,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments._sam_as_vi.training import ROWS, Problem, logits, over_replicas, training_loss
+from experiments._sam_as_vi.training import ROWS, Problem, logits, over_replicas
 from pbjax import calibration, certificates, losses, sharpness
 from pbjax.posteriors import Gaussian, direct_estimator, fit_scales, fresh_weights_risk, local_estimator, sample
+
+Measured = Literal["validation", "predictions", "all"]
 
 
 class Trained(NamedTuple):
@@ -76,7 +78,6 @@ def sharpnesses(config: Any, problem: Problem, params: Any, key: jax.Array) -> d
         noise, loss, params, batch, radius=config.average_radius, samples=config.sharpness_samples
     )
     return {
-        "train_loss": loss(params, batch),
         "worst": sharpness.worst_case(loss, params, batch, radius=config.worst_radius, **options),
         "adaptive": sharpness.worst_case(
             loss, params, batch, radius=config.adaptive_radius, metric="adaptive", **options
@@ -126,23 +127,30 @@ def certified(config: Any, problem: Problem, trained: Trained, key: jax.Array) -
     }  # fmt: skip
 
 
-def make_evaluate(config: Any, problem: Problem, *, full: bool) -> Callable[[Trained], dict[str, Any]]:
-    """`evaluate(trained [R]) -> nested dict of arrays [R, ...]`; `full` adds sharpness and the certificate."""
+def make_evaluate(config: Any, problem: Problem, *, measured: Measured) -> Callable[[Trained], dict[str, Any]]:
+    """`evaluate(trained [R]) -> nested dict of arrays [R, ...]`.
+
+    A search looks at validation rows only; curves add predictions on the test set, the study itself sharpness and
+    certificates.
+    """
 
     def one(trained: Trained) -> dict[str, Any]:
         keys = jax.random.split(jax.random.fold_in(trained.key, 3), 3)
-        result = {"mean": scores(problem, predictions(problem, trained.params), bins=config.bins)}
         validated = logits(problem, trained.params, problem.validation[0], rows=ROWS)
-        result["validation_nll"] = losses.cross_entropy(validated, problem.validation[1], reduction="mean")
-        result["validation_accuracy"] = 1 - losses.zero_one(validated, problem.validation[1], reduction="mean")
-        result["training_loss"] = training_loss(
-            problem, trained.params, problem.inputs[: config.sharpness_rows], problem.labels[: config.sharpness_rows]
-        )
+        seen = logits(problem, trained.params, problem.inputs[: config.sharpness_rows], rows=ROWS)
+        result: dict[str, Any] = {
+            "validation_nll": losses.cross_entropy(validated, problem.validation[1], reduction="mean"),
+            "validation_accuracy": 1 - losses.zero_one(validated, problem.validation[1], reduction="mean"),
+            "train_loss": losses.cross_entropy(seen, problem.labels[: config.sharpness_rows], reduction="mean"),
+        }
+        if measured == "validation":
+            return result
+        result["mean"] = scores(problem, predictions(problem, trained.params), bins=config.bins)
         if jax.tree.leaves(trained.log_scale):
             gaussian = Gaussian(trained.params, trained.log_scale)
             drawn = averaged(problem, keys[0], gaussian, samples=config.posterior_samples)
             result["averaged"] = scores(problem, drawn, bins=config.bins)
-        if full:
+        if measured == "all":
             result["sharpness"] = sharpnesses(config, problem, trained.params, keys[1])
             result["certificate"] = certified(config, problem, trained, keys[2])
         return result

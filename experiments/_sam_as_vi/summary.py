@@ -146,18 +146,17 @@ def text(
 
 `python experiments/{" ".join(made["command"])}`
 
-{config.model} with {parameters:,} weights, n = {n:,} training rows and {config.validation_rows:,} validation rows; seeds
-{", ".join(map(str, config.seeds))}. {seconds / 60:.1f} minutes on {made["host"]["cpu_count"]} \
+{config.model} with {parameters:,} weights, n = {n:,} training rows and {config.validation_rows:,} validation rows;
+seeds {", ".join(map(str, config.seeds))}. {seconds / 60:.1f} minutes on {made["host"]["cpu_count"]} \
 {made["device"]["platform"]} cores ({made["host"]["machine"]}): {trained:.0f} s of training, \
 {measured:.0f} s of measuring; of an interrupted run only the last part is counted in the minutes. \
 {100 * share:.1f} % of the training loops' wall time was spent inside compiled code; the first chunks, which compile, \
 took {first:.0f} s and are not in that share. Finished {made["time"]}.
 
-Training sees {n - certified:,} rows in the first {100 * config.prior_share:.0f} % of its steps and all rows afterwards.
-A certificate is over the other {certified:,} rows, holds with probability {1 - config.delta:g} for one network, and is \
-of the 0-1 risk of
-N(weights, sigma^2) with sigma trained on the bound, where the prior is centred at the weights at the end of the first \
-part.
+Training sees {n - certified:,} rows in the first {100 * config.prior_share:.0f} % of its steps and all rows after that.
+A certificate is over the other {certified:,} rows and holds with probability {1 - config.delta:g} for one network. It \
+is of the 0-1 risk of N(weights, sigma^2) with sigma trained on the bound; its prior is centred at the weights at the \
+end of the first part.
 
 {report.markdown(table)}
 {_curves(table)}

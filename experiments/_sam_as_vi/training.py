@@ -22,7 +22,6 @@ from pbjax.models import Model
 from pbjax.optim.member import find_state
 from pbjax.optim.perturbation import PerturbationMetrics
 
-
 # Rows whose activations are held at once when nothing is differentiated.
 ROWS = 1000
 

@@ -31,7 +31,8 @@ def test_mean_is_the_closed_form_of_a_linear_classifier():
     gaussian, inputs, labels = _linear()
     risk = fresh_weights_risk(KEY, gaussian, _zero_one, inputs, labels, apply=_apply, repeats=200)
     margins = inputs @ (gaussian.mean["kernel"] @ jnp.array([-1.0, 1.0]))
-    wrong = norm.cdf(np.where(labels == 1, -1, 1) * np.asarray(margins) / (0.7 * 2**0.5 * np.linalg.norm(inputs, axis=1)))
+    spread = 0.7 * 2**0.5 * np.linalg.norm(inputs, axis=1)
+    wrong = norm.cdf(np.where(labels == 1, -1, 1) * np.asarray(margins) / spread)
     assert risk.num_pairs == 60_000
     # Rows are used equally often, so only the draws vary: the error is below that of independent rows.
     exact_error = np.sqrt(np.mean(wrong * (1 - wrong)) / risk.num_pairs)
@@ -72,9 +73,11 @@ def test_layer_by_layer_has_the_law_of_whole_draws():
 def test_vmap_is_a_loop():
     gaussian, inputs, labels = _linear(50)
     keys = jax.random.split(KEY, 3)
-    call = lambda key: fresh_weights_risk(  # noqa: E731
-        key, gaussian, _zero_one, inputs, labels, apply=_apply, repeats=2, rows_per_chunk=20
-    ).mean
+    call = lambda key: (
+        fresh_weights_risk(
+            key, gaussian, _zero_one, inputs, labels, apply=_apply, repeats=2, rows_per_chunk=20
+        ).mean
+    )
     np.testing.assert_array_equal(jax.vmap(call)(keys), jnp.stack([call(key) for key in keys]))
 
 

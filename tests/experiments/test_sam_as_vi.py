@@ -1,0 +1,183 @@
+"""The SAM-as-VI study: what its training, budgets and rows promise, and the smoke config from the command line."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.sam_as_vi.smoke import config as smoke
+from experiments import sam_as_vi
+from experiments._sam_as_vi.evaluation import Trained, certified
+from experiments._sam_as_vi.methods import METHODS, Hyper, gradients_per_step
+from experiments._sam_as_vi.training import init_replicas, make_chunk
+from pbjax.runs import load_configs
+
+CONFIG = dataclasses.replace(smoke, epochs=2.0, log_level="quiet")
+
+
+@pytest.fixture(scope="module")
+def study():
+    return sam_as_vi.Study(CONFIG)
+
+
+def _train(study, method, *, radius=0.1, problem=None, seeds=(0, 1), budget="epochs", at_once=2, kappa=1.0):
+    """(replicas, watched of each chunk) after a whole run."""
+    problem = study.problem if problem is None else problem
+    cells = [(0.05, radius, kappa)]
+    group = sam_as_vi.make_group(study.config, "final", method, budget, cells, seeds)
+    shape = study.plan(group)
+    chunk = jax.jit(make_chunk(method, study.setting(1), problem, shape, at_once=at_once, watch_rows=50))
+    hyper = Hyper(*(jnp.asarray(x) for x in (group.learning_rate, group.radius, group.kappa)))
+    state = (jnp.zeros((), jnp.int32), init_replicas(method, hyper, group.seed, study.setting(1), problem))
+    limits = jnp.array([shape.prior_chunks, shape.chunks])
+    watched = []
+    for _ in range(shape.chunks):
+        state, seen = chunk(state, hyper, limits, (problem.inputs, problem.labels, problem.validation))
+        watched.append(seen)
+    return state[1], watched
+
+
+def _same(a, b, **options):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **options), a, b)
+
+
+def test_methods_see_the_same_batches_from_the_same_start(study):
+    # A radius of nothing makes SAM plain SGD: only equal batches in equal order then give equal weights.
+    plain, _ = _train(study, "sgd")
+    flat, _ = _train(study, "sam", radius=1e-12)
+    _same(plain.params, flat.params, rtol=2e-4, atol=2e-5)
+    other, _ = _train(study, "sgd", seeds=(2, 3))
+    assert not np.allclose(plain.params["Dense_0"]["kernel"], other.params["Dense_0"]["kernel"], atol=1e-3)
+
+
+def test_the_first_stage_knows_nothing_of_the_certified_rows(study):
+    problem = study.problem
+    spoiled = problem._replace(inputs=problem.inputs.at[problem.prior_rows :].set(jnp.nan))
+    clean, _ = _train(study, "mean_field")
+    dirty, _ = _train(study, "mean_field", problem=spoiled)
+    _same(clean.centre, dirty.centre, rtol=0)
+    assert not np.isfinite(dirty.params["Dense_0"]["kernel"]).any()
+    assert not np.allclose(clean.centre["Dense_0"]["kernel"], clean.params["Dense_0"]["kernel"], atol=1e-3)
+
+
+def test_every_row_of_a_pass_is_used_once(study):
+    """Each row is marked by a feature of its own; a linear loss adds up which rows were seen."""
+    problem = study.problem
+    counts = []
+    group = sam_as_vi.make_group(study.config, "final", "sgd", "epochs", [(0.05, 0.1, 1.0)], (0,))
+    shape = study.plan(group)
+
+    def apply(params, inputs):
+        # Gradient of the loss in params[i] is the number of times row i is in the batch, over the batch size.
+        return jnp.stack([jnp.zeros(inputs.shape[0]), inputs @ params], axis=1)
+
+    marks = jnp.eye(problem.n, dtype=jnp.float32)
+    marked = problem._replace(
+        inputs=marks, labels=jnp.zeros(problem.n, jnp.int32), validation=(marks[:1], jnp.zeros(1, jnp.int32)),
+        model=problem.model._replace(init=lambda key, inputs: jnp.zeros(problem.n), apply=apply),
+    )  # fmt: skip
+    setting = study.setting(1)._replace(momentum=0.0, weight_decay=0.0)
+    chunk = jax.jit(make_chunk("sgd", setting, marked, shape, at_once=1, watch_rows=1))
+    hyper = Hyper(*(jnp.full(1, x, jnp.float32) for x in (1e-6, 0.0, 0.0)))
+    state = (jnp.zeros((), jnp.int32), init_replicas("sgd", hyper, np.array([0]), setting, marked))
+    for _ in range(shape.chunks):
+        before = state[1].params
+        data = (marked.inputs, marked.labels, marked.validation)
+        state, _ = chunk(state, hyper, jnp.array([shape.prior_chunks, shape.chunks]), data)
+        counts.append(np.asarray((state[1].params - before)[0] != 0))
+    used = shape.steps * problem.batch_size
+    assert [seen.sum() for seen in counts] == [used] * shape.chunks
+    early = np.array(counts[: shape.prior_chunks])
+    assert not early[:, problem.prior_rows :].any()
+    late = np.array(counts[shape.prior_chunks :])
+    for start in range(0, len(late) - shape.passes + 1, shape.passes):
+        assert (late[start : start + shape.passes].sum(axis=0) <= 1).all()
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_learns_and_costs_what_its_budget_says(study, method):
+    spec = METHODS[method]
+    replicas, watched = _train(study, method, radius=spec.radius, budget="epochs")
+    assert np.isfinite(jax.tree.leaves(replicas.params)[0]).all()
+    assert (watched[-1].train_loss < watched[0].train_loss + 0.05).all()
+    assert np.isfinite(watched[-1].radius).all() == spec.has_radius
+    steps = {}
+    for budget in ("epochs", "gradients"):
+        group = sam_as_vi.make_group(study.config, "final", method, budget, [(0.05, 0.1, 1.0)], (0,))
+        shape = study.plan(group)
+        steps[budget] = shape.steps * shape.chunks
+    # Budgets are whole chunks, so a half may be off by half a chunk.
+    assert abs(steps["epochs"] - steps["gradients"] * gradients_per_step(method, 1)) <= shape.steps
+
+
+def test_replicas_one_by_one_are_the_same_program(study):
+    together, _ = _train(study, "mix_sam", at_once=2)
+    apart, _ = _train(study, "mix_sam", at_once=1)
+    _same(together.params, apart.params, rtol=1e-3, atol=1e-4)
+
+
+def test_certificate_counts_its_rows_and_does_not_move_the_weights(study):
+    replicas, _ = _train(study, "sgd")
+    trained = jax.tree.map(lambda leaf: leaf[0], Trained(replicas.params, (), replicas.centre, replicas.key))
+    numbers = jax.jit(lambda t: certified(CONFIG, study.problem, t, jax.random.key(0)))(trained)
+    from experiments._sam_as_vi.evaluation import certificate
+
+    made = certificate(CONFIG, study.problem, jax.tree.map(np.asarray, numbers))
+    assert made.n == study.problem.n - study.problem.prior_rows
+    assert made.empirical_risk <= made.value <= 1
+    assert made.inputs["num_draws"] == made.n * CONFIG.certificate_repeats
+    assert made.inputs["union"] == CONFIG.prior_scale_count
+    assert abs(sum(made.delta_ledger.values()) - CONFIG.delta) < 1e-12
+    assert "600 training rows" in made.assumption
+
+
+def test_smoke_config_from_the_command_line_resumes_and_leaves_everything(tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = [
+        "--config", "smoke", "--out", str(out), "--log-level", "quiet", "--epochs", "2", "--methods", "sgd", "sam",
+        "mean_field", "--curve-methods", "sam",
+    ]  # fmt: skip
+    sam_as_vi.main(arguments)
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    final = [row for row in rows if row["stage"] == "final"]
+    # Three methods, two seeds, two budgets: one-gradient methods stand under both.
+    assert len(final) == 12
+    assert {row["method"] for row in final} == {"sgd", "sam", "mean_field"}
+    for row in final:
+        assert 0 <= row["certificate"] <= 1
+        assert row["certificate_risk"] <= row["certificate"]
+        assert row["sharpness_worst"] is not None
+        assert (row["averaged_nll"] is not None) == (row["method"] == "mean_field")
+    assert len([row for row in rows if row["stage"] == "curve_radius"]) == 4
+    text = (out / "summary.md").read_text()
+    assert "inside compiled code" in text
+    for name in ("learning_curves", "reliability", "sharpness", "radius"):
+        assert (out / "figures" / f"{name}.png").stat().st_size > 5000
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "sgd", "sammy"], "'sammy' is not a method"),
+        (["--curve-methods", "sgd"], "sgd has no radius"),
+        (["--prior-share", "1.0"], "prior_share = 1.0"),
+        (["--tune", "--tune-seeds", "0"], "tune_seeds"),
+        (["--other-dataset", "mnist", "--data-dir", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["--validation-rows", "1400"], "fill a batch"),
+    ],
+)
+def test_bad_options_get_one_line_and_status_2(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        sam_as_vi.main(["--config", "smoke", "--out", str(tmp_path / "run"), *arguments])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_every_config_loads():
+    configs = load_configs(sam_as_vi.CONFIGS)
+    expected = {"smoke", "mnist_mlp", "fashion_cnn", "cifar10_small", "cifar10", "cifar100"}
+    assert expected <= set(configs)
