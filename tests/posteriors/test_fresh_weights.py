@@ -73,11 +73,11 @@ def test_layer_by_layer_has_the_law_of_whole_draws():
 def test_vmap_is_a_loop():
     gaussian, inputs, labels = _linear(50)
     keys = jax.random.split(KEY, 3)
-    call = lambda key: (
-        fresh_weights_risk(
-            key, gaussian, _zero_one, inputs, labels, apply=_apply, repeats=2, rows_per_chunk=20
-        ).mean
-    )
+
+    def call(key):
+        risk = fresh_weights_risk(key, gaussian, _zero_one, inputs, labels, apply=_apply, repeats=2, rows_per_chunk=20)
+        return risk.mean
+
     np.testing.assert_array_equal(jax.vmap(call)(keys), jnp.stack([call(key) for key in keys]))
 
 
