@@ -3,6 +3,20 @@
 Nothing else in pbjax imports flax; every other room sees a parameter pytree and `apply(params, inputs) -> logits`.
 """
 
+from pbjax.models.convolution import FilterResponseNorm, patch_convolution
+from pbjax.models.convolutional import small_cnn
 from pbjax.models.mlp import ACTIVATIONS, MLP, Columns, Model, mlp
+from pbjax.models.residual import resnet_frn, wide_resnet
 
-__all__ = ["ACTIVATIONS", "MLP", "Columns", "Model", "mlp"]
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "Columns",
+    "FilterResponseNorm",
+    "Model",
+    "mlp",
+    "patch_convolution",
+    "resnet_frn",
+    "small_cnn",
+    "wide_resnet",
+]
