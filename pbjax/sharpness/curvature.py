@@ -45,7 +45,8 @@ def hessian_vector_product(loss: Loss, params: Any, batch: Any, vector: Any) -> 
 
     Example:
         >>> import jax.numpy as jnp
-        >>> hessian_vector_product(lambda w, _: w[0] ** 2 * w[1], jnp.array([1.0, 2.0]), None, jnp.array([1.0, 0.0])).tolist()
+        >>> cubic = lambda w, _: w[0] ** 2 * w[1]
+        >>> hessian_vector_product(cubic, jnp.array([1.0, 2.0]), None, jnp.array([1.0, 0.0])).tolist()
         [4.0, 2.0]
 
     References:
