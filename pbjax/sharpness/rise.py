@@ -44,8 +44,8 @@ def worst_case(
     $$\frac{1}{M}\sum_{B}\; \max_{\|T^{-1}\epsilon\|_2 \le \rho} L_B(w + \epsilon) - L_B(w), \qquad
     T = 1 \text{ or } |w| + \eta$$
 
-    The maximum is searched by normalised gradient ascent: every step goes radius/steps * 1.5 up the gradient in the
-    metric (the whole radius if there is one step, which is SAM's), and back onto the ball if it left it; the best
+    The maximum is searched by normalised gradient ascent: every step goes 2.5 radius/steps up the gradient in the
+    metric (the radius itself if there is one step, which is SAM's), and back onto the ball if it left it; the best
     point counts. So the value is a lower bound of the sharpness, and never negative. With the adaptive metric and
     eta = 0 it does not change when a ReLU network's layers are rescaled against each other.
 
@@ -87,7 +87,7 @@ def worst_case(
     centre, unravel = ravel_pytree(params)
     scale = jnp.abs(centre) + jnp.asarray(eta, centre.dtype) if metric == "adaptive" else jnp.ones_like(centre)
     radius = jnp.asarray(radius, centre.dtype)
-    length = radius if steps == 1 else 1.5 * radius / steps
+    length = radius if steps == 1 else 2.5 * radius / steps
 
     def rise(part: Any) -> jax.Array:
         value_and_gradient = jax.value_and_grad(lambda flat: loss(unravel(flat), part))

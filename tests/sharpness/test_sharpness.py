@@ -1,0 +1,210 @@
+"""Sharpness against closed forms on quadratics, dense Hessians of small networks, and its invariances."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pbjax.sharpness import average_case, hessian_vector_product, hutchinson_trace, top_eigenvalue, worst_case
+
+KEY = jax.random.key(0)
+
+
+def _symmetric(size=8, seed=0):
+    draw = np.random.default_rng(seed).normal(size=(size, size))
+    return jnp.asarray(draw @ draw.T / size)
+
+
+H = _symmetric()
+WEIGHTS = jnp.asarray(np.random.default_rng(1).normal(size=8))
+
+
+def _quadratic(w, batch):
+    """Rows scale the loss, so that micro-batches differ."""
+    return 0.5 * w @ H @ w * jnp.mean(batch)
+
+
+ROWS = jnp.asarray(np.random.default_rng(2).uniform(0.5, 1.5, size=12))
+
+
+def _net(params, batch):
+    inputs, labels = batch
+    hidden = jax.nn.relu(inputs @ params["first"])
+    logits = hidden @ params["second"]
+    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1))
+
+
+def _network(seed=0, rows=30):
+    draw = np.random.default_rng(seed)
+    params = {"first": jnp.asarray(draw.normal(size=(3, 5))), "second": jnp.asarray(draw.normal(size=(5, 4)))}
+    return params, (jnp.asarray(draw.normal(size=(rows, 3))), jnp.asarray(draw.integers(0, 4, rows)))
+
+
+def _dense_hessian(params, batch):
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    return jax.hessian(lambda w: _net(unravel(w), batch))(flat)
+
+
+def test_one_step_is_the_point_of_sam():
+    g = H @ WEIGHTS
+    moved = WEIGHTS + 0.3 * g / jnp.linalg.norm(g)
+    expected = 0.5 * (moved @ H @ moved - WEIGHTS @ H @ WEIGHTS)
+    np.testing.assert_allclose(worst_case(_quadratic, WEIGHTS, jnp.ones(6), radius=0.3), expected, rtol=1e-10)
+    # Every micro-batch goes the same way here, further up the steeper it is.
+    np.testing.assert_allclose(
+        worst_case(_quadratic, WEIGHTS, ROWS, radius=0.3, m=3), expected * ROWS.mean(), rtol=1e-10
+    )
+
+
+def test_many_steps_reach_the_maximum_on_the_ball():
+    values, vectors = np.linalg.eigh(np.asarray(H))
+    # Boundary maximum of a quadratic: (nu - H) epsilon = g with |epsilon| = rho, nu above the top eigenvalue.
+    g, rho = np.asarray(H @ WEIGHTS), 0.7
+    parts = vectors.T @ g
+    low, high = values[-1] + 1e-9, values[-1] + np.linalg.norm(g) / rho + 1
+    for _ in range(200):
+        nu = (low + high) / 2
+        low, high = (nu, high) if np.linalg.norm(parts / (nu - values)) > rho else (low, nu)
+    epsilon = vectors @ (parts / (nu - values))
+    expected = g @ epsilon + 0.5 * epsilon @ np.asarray(H) @ epsilon
+    one = worst_case(_quadratic, WEIGHTS, jnp.ones(2), radius=rho)
+    many = worst_case(_quadratic, WEIGHTS, jnp.ones(2), radius=rho, steps=200)
+    assert one < many <= expected * (1 + 1e-9)
+    np.testing.assert_allclose(many, expected, rtol=1e-3)
+
+
+def test_more_steps_and_smaller_micro_batches_are_never_less_sharp():
+    params, batch = _network()
+    whole = worst_case(_net, params, batch, radius=0.5, steps=20)
+    assert worst_case(_net, params, batch, radius=0.5) <= whole * 1.001
+    # The worst point of a mean is no worse than the mean of worst points, as far as the ascent finds them.
+    assert worst_case(_net, params, batch, radius=0.5, m=3, steps=20) > whole
+    assert worst_case(_net, params, batch, radius=0.0) == 0
+
+
+def test_adaptive_sharpness_does_not_see_a_rescaling_of_layers():
+    params, batch = _network()
+    scaled = {"first": 8 * params["first"], "second": params["second"] / 8}
+    np.testing.assert_allclose(_net(params, batch), _net(scaled, batch), rtol=1e-12)
+    for steps in (1, 5):
+        options = {"radius": 0.3, "metric": "adaptive", "eta": 0.0, "m": 10, "steps": steps}
+        np.testing.assert_allclose(
+            worst_case(_net, params, batch, **options), worst_case(_net, scaled, batch, **options), rtol=1e-9
+        )
+        plain = {"radius": 0.3, "m": 10, "steps": steps}
+        ratio = worst_case(_net, scaled, batch, **plain) / worst_case(_net, params, batch, **plain)
+        assert ratio > 1.5 or ratio < 1 / 1.5
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "adaptive"])
+def test_average_case_of_a_quadratic(metric):
+    scale = jnp.ones(8) if metric == "euclidean" else jnp.abs(WEIGHTS) + 0.01
+    expected = 0.4**2 / 8 / 2 * jnp.sum(jnp.diag(H) * scale**2)
+    made = average_case(KEY, _quadratic, WEIGHTS, jnp.ones(3), radius=0.4, samples=4000, metric=metric)
+    assert abs(made.value - expected) < 4.5 * made.standard_error  # false alarm 7e-6
+    assert made.standard_error < 0.03 * expected
+
+
+def test_mirrored_pairs_cancel_the_slope():
+    made = average_case(KEY, lambda w, _: jnp.sum(w), WEIGHTS, None, radius=1.0, samples=5)
+    np.testing.assert_allclose(made.value, 0.0, atol=1e-12)
+    np.testing.assert_allclose(made.standard_error, 0.0, atol=1e-12)
+
+
+def test_hessian_products_against_the_dense_hessian():
+    params, batch = _network()
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    vector = jnp.asarray(np.random.default_rng(3).normal(size=flat.size))
+    product = hessian_vector_product(_net, params, batch, unravel(vector))
+    np.testing.assert_allclose(
+        jax.flatten_util.ravel_pytree(product)[0], _dense_hessian(params, batch) @ vector, rtol=1e-9, atol=1e-12
+    )
+
+
+def test_trace_is_exact_for_a_diagonal_and_has_its_law_otherwise():
+    diagonal = jnp.arange(1.0, 6.0)
+    made = hutchinson_trace(KEY, lambda w, _: 0.5 * jnp.sum(diagonal * w**2), jnp.ones(5), None, probes=3)
+    np.testing.assert_allclose([made.value, made.standard_error], [15.0, 0.0], atol=1e-12)
+    probes = 4000
+    made = hutchinson_trace(KEY, _quadratic, WEIGHTS, jnp.ones(2), probes=probes)
+    off = H - jnp.diag(jnp.diag(H))
+    exact = jnp.sqrt(2 * jnp.sum(off**2) / probes)
+    assert abs(made.value - jnp.trace(H)) < 4.5 * exact  # false alarm 7e-6
+    # A sample standard deviation of 4,000 products of signs is good to about 4 %.
+    np.testing.assert_allclose(made.standard_error, exact, rtol=0.15)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+def test_top_eigenvalue_of_a_network_and_its_bound(dtype):
+    params, batch = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float64 else x, _network())
+    values, vectors = np.linalg.eigh(np.asarray(_dense_hessian(params, batch), np.float64))
+    exact = top_eigenvalue(KEY, _net, params, batch, iterations=35)
+    tolerance = 1e-9 if dtype == jnp.float64 else 2e-5
+    np.testing.assert_allclose(exact.value, values[-1], rtol=tolerance)
+    flat = jax.flatten_util.ravel_pytree(exact.vector)[0]
+    np.testing.assert_allclose(abs(flat @ vectors[:, -1]), 1.0, rtol=1e-3)
+    early = top_eigenvalue(KEY, _net, params, batch, iterations=6)
+    assert early.value <= values[-1] * (1 + tolerance)
+    assert np.abs(values - float(early.value)).min() <= early.residual + tolerance
+
+
+def test_lanczos_ends_early_on_an_invariant_subspace():
+    low_rank = jnp.diag(jnp.array([3.0, 3.0, 1.0, 0.0, 0.0, 0.0]))
+    made = top_eigenvalue(KEY, lambda w, _: 0.5 * w @ low_rank @ w, jnp.ones(6), None, iterations=10)
+    np.testing.assert_allclose(made.value, 3.0, rtol=1e-9)
+    assert made.residual < 1e-7
+    found = np.asarray(made.ritz_values)
+    np.testing.assert_allclose(found[np.isfinite(found)], [0.0, 1.0, 3.0], atol=1e-7)
+
+
+def test_all_negative_curvature_is_reported_as_such():
+    made = top_eigenvalue(KEY, lambda w, _: -jnp.sum(w**2), jnp.ones(4), None, iterations=3)
+    np.testing.assert_allclose(made.value, -2.0, rtol=1e-9)
+
+
+def test_a_flat_loss_is_flat():
+    flat = lambda w, batch: jnp.zeros(()) * jnp.sum(w)  # noqa: E731
+    assert worst_case(flat, WEIGHTS, ROWS, radius=1.0, steps=3) == 0
+    assert top_eigenvalue(KEY, flat, WEIGHTS, ROWS, iterations=4).value == 0
+    assert hutchinson_trace(KEY, flat, WEIGHTS, ROWS, probes=3).value == 0
+
+
+def test_a_loss_that_breaks_nearby_is_infinitely_sharp():
+    cliff = lambda w, batch: jnp.sum(w) + jnp.where(jnp.sum(w) > 0.5, jnp.nan, 0.0)  # noqa: E731
+    assert worst_case(cliff, jnp.zeros(4), ROWS, radius=1.0) == jnp.inf
+
+
+def test_one_program_over_networks():
+    networks = [_network(seed)[0] for seed in range(3)]
+    batch = _network()[1]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
+    keys = jax.random.split(KEY, 3)
+
+    def measure(key, params):
+        return (
+            worst_case(_net, params, batch, radius=0.1, m=10, steps=2),
+            average_case(key, _net, params, batch, radius=0.1, samples=3).value,
+            hutchinson_trace(key, _net, params, batch, probes=3).value,
+            top_eigenvalue(key, _net, params, batch, iterations=4).value,
+        )
+
+    together = jax.jit(jax.vmap(measure))(keys, stacked)
+    for index, params in enumerate(networks):
+        np.testing.assert_allclose([part[index] for part in together], measure(keys[index], params), rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: worst_case(_quadratic, WEIGHTS, ROWS, radius=-1.0), "radius"),
+        (lambda: worst_case(_quadratic, WEIGHTS, ROWS, radius=1.0, m=5), "does not divide the 12 rows"),
+        (lambda: worst_case(_quadratic, WEIGHTS, ROWS, radius=1.0, steps=0), "steps"),
+        (lambda: worst_case(_quadratic, WEIGHTS, (ROWS, ROWS[:3]), radius=1.0), "same number"),
+        (lambda: average_case(KEY, _quadratic, WEIGHTS, ROWS, radius=1.0, samples=1), "samples = 1"),
+        (lambda: hutchinson_trace(KEY, _quadratic, WEIGHTS, ROWS, probes=1), "probes = 1"),
+        (lambda: top_eigenvalue(KEY, _quadratic, WEIGHTS, ROWS, iterations=0), "iterations"),
+    ],
+)
+def test_what_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
