@@ -22,6 +22,7 @@ PACKAGE = CHECKOUT / "pbjax"
 # Which rooms a room may import: arrows go downwards only (docs/extending.md). `_checks` is open to all.
 ROOM_MAY_IMPORT = {
     "bounds": set(),
+    "calibration": set(),
     "certificates": {"bounds", "evidence"},
     "data": set(),
     "evidence": set(),
@@ -30,6 +31,7 @@ ROOM_MAY_IMPORT = {
     "optim": {"posteriors"},
     "posteriors": {"losses", "bounds"},
     "runs": set(),
+    "sharpness": set(),
     "sampling": {"posteriors", "evidence"},  # its diagnostics end in evidence.SampleStatistics
 }
 
