@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from pbjax import bounds as bounds
+    from pbjax import calibration as calibration
     from pbjax import certificates as certificates
     from pbjax import data as data
     from pbjax import evidence as evidence
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     from pbjax import posteriors as posteriors
     from pbjax import runs as runs
     from pbjax import sampling as sampling
+    from pbjax import sharpness as sharpness
 
 __all__ = [
     "__version__",
     "bounds",
+    "calibration",
     "certificates",
     "data",
     "evidence",
@@ -39,6 +42,7 @@ __all__ = [
     "posteriors",
     "runs",
     "sampling",
+    "sharpness",
 ]
 
 _ROOMS = tuple(name for name in __all__ if name != "__version__")

@@ -181,7 +181,7 @@ def test_every_room_is_reachable_and_listed():
 
 
 def test_an_unknown_room_is_an_attribute_error_that_lists_the_rooms():
-    with pytest.raises(AttributeError, match="'no_such_room'; its rooms are bounds, certificates"):
+    with pytest.raises(AttributeError, match="'no_such_room'; its rooms are bounds, calibration"):
         _ = pbjax.no_such_room
 
 
