@@ -28,7 +28,7 @@ def _fit(**options):
 def _bound(log_scale, log_prior, n=1000):
     q = Gaussian(MEAN, log_scale)
     divergence = kl(q, init(CENTRE, scale=jnp.exp(log_prior)))
-    return bounds.pac_bayes_kl(_quadratic(None, q, None), divergence, n=n, delta=0.025)
+    return bounds.quadratic(_quadratic(None, q, None), divergence, n=n, delta=0.025, clip=False)
 
 
 def test_the_bound_is_stationary_in_every_scale():
@@ -52,6 +52,32 @@ def test_no_prior_scale_of_the_grid_is_much_better_than_the_chosen_one():
     own = float(_bound(fit.posterior.log_scale, jnp.log(fit.prior_scale)))
     for scale in GRID:
         assert float(_bound(fit.posterior.log_scale, jnp.log(scale))) > own * (1 - 0.01)
+
+
+def test_weights_far_from_the_centre_get_scales_too():
+    # The kl bound is 1 there, with no slope to follow.
+    far = jnp.full(400, 3.0)
+
+    def fit(steps):
+        return fit_scales(
+            jax.random.key(0), far, jnp.zeros(400), jnp.zeros(1000),
+            estimator=lambda key, q, batch: 0.05 + 0.001 * jnp.mean(jnp.exp(2 * q.log_scale)), prior_scales=GRID,
+            n=1000, delta=0.025, num_steps=steps, batch_size=10,
+        )  # fmt: skip
+
+    made = fit(1000)
+    # With sigma free, KL is least at sigma = sigma_p, where it is |m|^2/(2 sigma_p^2): the prior must be wide.
+    assert made.prior_scale > 3.0
+    assert bounds.pac_bayes_kl(0.1, made.kl, n=1000, delta=0.025) < 0.6
+
+
+def test_equal_weights_start_at_the_end_of_the_grid():
+    made = fit_scales(
+        jax.random.key(0), MEAN, MEAN, jnp.zeros(1000), estimator=_quadratic, prior_scales=GRID, n=1000, delta=0.025,
+        num_steps=500, batch_size=10,
+    )  # fmt: skip
+    assert jnp.isfinite(made.kl)
+    assert jnp.isfinite(made.objective).all()
 
 
 def test_more_data_gives_a_smaller_bound():
