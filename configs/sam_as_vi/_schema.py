@@ -184,7 +184,7 @@ class SamAsVi(RunOptions):
             _require(len(set(seeds)) == len(seeds), f"{name} = {seeds}: give each seed once")
             _require(all(seed >= 0 for seed in seeds), f"{name} = {seeds}: must be non-negative integers")
         _require(
-            not self.tune or (self.tune_seeds and not set(self.tune_seeds) & set(self.seeds)),
+            not self.tune or (len(self.tune_seeds) >= 1 and not set(self.tune_seeds) & set(self.seeds)),
             f"tune_seeds = {self.tune_seeds}: need at least one, and none of seeds = {self.seeds}",
         )
         _require(all(radius > 0 for radius in self.curve_radii), f"curve_radii = {self.curve_radii}: must be positive")

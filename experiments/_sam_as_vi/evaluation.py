@@ -11,7 +11,15 @@ import numpy as np
 
 from experiments._sam_as_vi.training import ROWS, Problem, logits, over_replicas
 from pbjax import calibration, certificates, losses, sharpness
-from pbjax.posteriors import Gaussian, direct_estimator, fit_scales, fresh_weights_risk, local_estimator, sample
+from pbjax.posteriors import (
+    MEAN_FIELD,
+    Gaussian,
+    direct_estimator,
+    fit_scales,
+    fresh_weights_risk,
+    local_estimator,
+    sample,
+)
 
 Measured = Literal["validation", "predictions", "all"]
 
@@ -92,7 +100,8 @@ def sharpnesses(config: Any, problem: Problem, params: Any, key: jax.Array) -> d
 
 def prior_scales(config: Any) -> tuple[float, ...]:
     """The declared grid of prior scales, geometric."""
-    return tuple(float(s) for s in np.geomspace(*config.prior_scale_range, config.prior_scale_count))
+    low, high = config.prior_scale_range
+    return tuple(float(s) for s in np.geomspace(low, high, config.prior_scale_count))
 
 
 def certified(config: Any, problem: Problem, trained: Trained, key: jax.Array) -> dict[str, jax.Array]:
@@ -106,7 +115,7 @@ def certified(config: Any, problem: Problem, trained: Trained, key: jax.Array) -
 
     if activation is None:
         estimator = direct_estimator(
-            lambda params, batch: surrogate(problem.model.apply(params, batch[0]), batch[1]).mean()
+            lambda params, batch: surrogate(problem.model.apply(params, batch[0]), batch[1]).mean(), family=MEAN_FIELD
         )
     else:
         estimator = local_estimator(surrogate, activation=activation)
@@ -120,7 +129,7 @@ def certified(config: Any, problem: Problem, trained: Trained, key: jax.Array) -
         repeats=config.certificate_repeats, rows_per_chunk=1000 if activation else config.certificate_rows_at_once,
     )  # fmt: skip
     sizes = [scale.size for scale in jax.tree.leaves(fit.posterior.log_scale)]
-    total = sum(jnp.exp(scale).sum() for scale in jax.tree.leaves(fit.posterior.log_scale))
+    total = jnp.stack([jnp.exp(scale).sum() for scale in jax.tree.leaves(fit.posterior.log_scale)]).sum()
     return {
         "risk": risk.mean, "risk_error": risk.standard_error, "kl": fit.kl, "prior_scale": fit.prior_scale,
         "posterior_scale": total / sum(sizes),

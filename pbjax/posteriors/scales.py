@@ -130,9 +130,9 @@ def fit_scales(
         chosen = jax.random.randint(rows_key, (batch_size,), 0, rows)
         value, slope = jax.value_and_grad(bound)(trained, draw_key, jax.tree.map(lambda leaf: leaf[chosen], data))
         updates, state = optimiser.update(slope, state)
-        moved = optax.apply_updates(trained, updates)
+        stepped: Any = optax.apply_updates(trained, updates)
         # Beyond the grid there is nothing to round to.
-        return ((moved[0], jnp.clip(moved[1], grid[0], grid[-1])), state), value
+        return ((stepped[0], jnp.clip(stepped[1], grid[0], grid[-1])), state), value
 
     (trained, _), values = jax.lax.scan(step, (trained, optimiser.init(trained)), jnp.arange(num_steps))
     chosen = grid[jnp.argmin(jnp.abs(grid - trained[1]))]
