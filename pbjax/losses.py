@@ -1,4 +1,4 @@
-"""Losses of a classifier from its logits: the 0-1 error and three cross-entropies, two of them bounded in [0, 1].
+"""Losses of a classifier from its logits: the 0-1 error and four cross-entropies, two of them bounded in [0, 1].
 
 The bounded ones enter the PAC-Bayes bounds. A NaN among an example's logits costs that example the full loss of 1.0,
 so a diverged network never looks good.
@@ -11,11 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.scipy.special import xlog1py, xlogy
 from jax.typing import ArrayLike
 
 from pbjax._checks import check_range
 
-__all__ = ["bounded_cross_entropy", "cross_entropy", "smooth_bounded_cross_entropy", "zero_one"]
+__all__ = [
+    "bounded_cross_entropy",
+    "cross_entropy",
+    "smooth_bounded_cross_entropy",
+    "smoothed_cross_entropy",
+    "zero_one",
+]
 
 Reduction = Literal["none", "mean"]
 
@@ -159,6 +166,58 @@ def smooth_bounded_cross_entropy(
     # others <= correct + others also after rounding, so the loss cannot leave [0, 1] by more than that of log1p.
     loss = -jnp.log1p(-a * (others / (correct + others))) / scale
     return _reduce(jnp.where(finite & (loss < 1), loss, jnp.ones_like(loss)), reduction)
+
+
+def smoothed_cross_entropy(
+    logits: ArrayLike, labels: ArrayLike, *, smoothing: ArrayLike, reduction: Reduction = "none", axis: int = -1
+) -> jax.Array:
+    r"""Kullback-Leibler divergence from a smoothed label to the prediction, in nats: label smoothing for training.
+
+    KL(q || p) = sum_j q_j log(q_j / p_j), q_y = 1 - s, q_j = s / (k - 1) for j != y, p = softmax(logits)
+
+    Its gradient in the logits is p - q. It is 0 where the logits are log q up to a constant, and the cross-entropy at
+    s = 0. The other convention gives mass a to all k classes, the label among them: that is s = a (k - 1) / k. Where it
+    reports the cross-entropy of p under q, that is this loss plus the entropy of q, which the logits do not change.
+
+    Args:
+      logits: unnormalised log-probabilities, shape [..., k], k >= 2.
+      labels: integer classes, shape [...], in [0, k).
+      smoothing: s, the mass of the k - 1 classes that are not the label together, in [0, 1); 0.1 is usual. The label
+        stays the most probable class of q below (k - 1) / k. A traced value is clipped to [0, 1].
+      reduction: "none" keeps one loss per example, "mean" averages them.
+      axis: where the classes are; 0 suits logits [k, n] as feature-major networks give them.
+
+    Returns:
+      Nats in [0, inf] for each example, shape [...], or their mean; dtype of the logits; NaN for a NaN logit.
+
+    Raises:
+      ValueError: when shapes or dtypes disagree, a label lies outside [0, k) or smoothing outside [0, 1).
+
+    Example:
+      >>> best = jnp.log(jnp.array([[0.9, 0.05, 0.05]]))
+      >>> round(smoothed_cross_entropy(best, jnp.array([0]), smoothing=0.1, reduction="mean").item(), 6)
+      0.0
+
+    References:
+      Szegedy et al., "Rethinking the Inception architecture for computer vision", CVPR 2016, section 7 (the other
+      convention).
+    """
+    logits, labels = _door(logits, labels, reduction, axis)
+    check_range("smoothing", smoothing, low=0.0, high=1.0, open_high=True)
+    k = logits.shape[axis]
+    s = jnp.clip(jnp.asarray(smoothing, logits.dtype), 0, 1)
+    entropy = -xlog1py(1 - s, -s) - xlogy(s, s / (k - 1))
+    _, _, label_logit, finite = _exponentials(logits, labels, axis)
+    nats = _negative_log_likelihood(logits, labels, axis)
+    # How far the label's logit leads the mean of the others. Added to the label's own loss, so that s = 0 leaves every
+    # digit of that, also where a class is masked by a logit of -inf and the lead is infinite.
+    largest = lax.stop_gradient(logits.max(axis=axis, keepdims=True))
+    shifted = jnp.where(jnp.expand_dims(finite, axis), logits - largest, 0)
+    lead = (label_logit - shifted.mean(axis=axis)) * (k / (k - 1))
+    plain = (s == 0) | jnp.isneginf(label_logit)
+    loss = nats + s * jnp.where(plain, 0, lead) - entropy
+    # Rounding may fall below the minimum of zero; the gradient there is left alone.
+    return _reduce(loss + lax.stop_gradient(jnp.maximum(-loss, 0)), reduction)
 
 
 def _door(logits: ArrayLike, labels: ArrayLike, reduction: str, axis: int) -> tuple[jax.Array, jax.Array]:

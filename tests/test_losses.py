@@ -6,7 +6,13 @@ import mpmath
 import numpy as np
 import pytest
 
-from pbjax.losses import bounded_cross_entropy, cross_entropy, smooth_bounded_cross_entropy, zero_one
+from pbjax.losses import (
+    bounded_cross_entropy,
+    cross_entropy,
+    smooth_bounded_cross_entropy,
+    smoothed_cross_entropy,
+    zero_one,
+)
 
 LOSSES = {
     "zero_one": zero_one,
@@ -204,3 +210,33 @@ def test_parameters_out_of_range():
     for ceiling in (np.log(2.0), -1.0, np.inf):
         with pytest.raises(ValueError, match="ceiling"):
             smooth_bounded_cross_entropy(logits, labels, ceiling=ceiling)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5, 0.95])
+def test_smoothed_label_is_a_divergence_with_gradient_softmax_minus_target(smoothing):
+    logits, labels = examples(jnp.float64, scale=3.0)
+    k = logits.shape[-1]
+    hot = jax.nn.one_hot(labels, k)
+    target = hot * (1 - smoothing) + (1 - hot) * smoothing / (k - 1)
+    log_p = jax.nn.log_softmax(logits)
+    expected = jnp.sum(jax.scipy.special.xlogy(target, target) - target * log_p, axis=-1)
+    loss = lambda x: smoothed_cross_entropy(x, labels, smoothing=smoothing)  # noqa: E731
+    np.testing.assert_allclose(loss(logits), expected, rtol=1e-10, atol=1e-12)
+    slopes = jax.jit(jax.grad(lambda x: loss(x).sum()))(logits)
+    np.testing.assert_allclose(slopes, jnp.exp(log_p) - target, rtol=1e-9, atol=1e-12)
+    if smoothing:
+        best = loss(jnp.log(target) + 7.0)
+        np.testing.assert_allclose(best, 0.0, atol=1e-12)
+        assert (best >= 0).all()
+    else:
+        np.testing.assert_array_equal(loss(logits), cross_entropy(logits, labels))
+
+
+def test_smoothing_may_be_traced_and_lies_below_one():
+    logits, labels = examples(jnp.float32)
+    traced = jax.jit(lambda s: smoothed_cross_entropy(logits, labels, smoothing=s, reduction="mean"))(0.1)
+    np.testing.assert_allclose(
+        traced, smoothed_cross_entropy(logits, labels, smoothing=0.1, reduction="mean"), rtol=1e-6
+    )
+    with pytest.raises(ValueError, match=r"smoothing = 1\.0"):
+        smoothed_cross_entropy(logits, labels, smoothing=1.0)

@@ -32,8 +32,8 @@ class Published(NamedTuple):
     Attributes:
         image_shape: `(height, width, channels)`.
         full_scale: largest pixel value; the default map to inputs divides by it.
-        train_counts: `[10]` training images a class.
-        test_counts: `[10]` test images a class.
+        train_counts: `[k]` training images a class.
+        test_counts: `[k]` test images a class.
     """
 
     image_shape: tuple[int, int, int]
@@ -63,6 +63,7 @@ PUBLISHED = {
         image_shape=(28, 28, 1), full_scale=255, train_counts=(6000,) * 10, test_counts=(1000,) * 10
     ),
     "cifar10": Published(image_shape=(32, 32, 3), full_scale=255, train_counts=(5000,) * 10, test_counts=(1000,) * 10),
+    "cifar100": Published(image_shape=(32, 32, 3), full_scale=255, train_counts=(500,) * 100, test_counts=(100,) * 100),
 }
 
 DATASETS = tuple(PUBLISHED)

@@ -39,11 +39,12 @@ def load(
     another order, and `limit` then selects other ones.
 
     Args:
-        name: `"digits"`, `"mnist"`, `"fashion_mnist"` or `"cifar10"`.
+        name: `"digits"`, `"mnist"`, `"fashion_mnist"`, `"cifar10"` or `"cifar100"`, the last with its 100 fine labels.
+            Reading `"cifar100"` has been tested on a synthetic folder in the layout of TFDS cifar100 3.0.2 only.
         data_dir: folder of the data; `TFDS_DATA_DIR` if left out. Not needed for `"digits"`.
         cache_dir: folder of the decoded images; else `PBJAX_CACHE`, `$XDG_CACHE_HOME/pbjax` or `~/.cache/pbjax`.
-        binary: label 0 for the classes 0 to 4 and 1 for 5 to 9. For `"cifar10"` that is airplane, automobile, bird,
-            cat, deer against dog, frog, horse, ship, truck.
+        binary: label 0 for the first half of the classes, 0 to 4 of ten, and 1 for the others. For `"cifar10"` that is
+            airplane, automobile, bird, cat, deer against dog, frog, horse, ship, truck.
         pool: side of the squares of pixels that are averaged, a divisor of height and width: 2 makes 28x28 to 14x14.
         limit: number of training rows to keep, 1..n: the first ones of a permutation that is the same for everyone,
             so smaller subsets lie within larger ones. The test set stays whole.

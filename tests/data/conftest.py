@@ -28,12 +28,12 @@ def make_images() -> Callable[..., Images]:
 
     def make(name: str = "mnist", *, train: int = 30, test: int = 20, seed: int = 0) -> Images:
         rng = np.random.default_rng(seed)
-        shape = PUBLISHED[name].image_shape
+        shape, classes = PUBLISHED[name].image_shape, PUBLISHED[name].num_classes
         return Images(
             rng.integers(0, 256, (train, *shape), dtype=np.uint8),
-            rng.permutation(np.arange(train) % 10).astype(np.uint8),
+            rng.permutation(np.arange(train) % classes).astype(np.uint8),
             rng.integers(0, 256, (test, *shape), dtype=np.uint8),
-            rng.permutation(np.arange(test) % 10).astype(np.uint8),
+            rng.permutation(np.arange(test) % classes).astype(np.uint8),
         )
 
     return make

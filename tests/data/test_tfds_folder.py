@@ -13,11 +13,11 @@ import pytest
 from pbjax.data import DataError, DataNotFoundError, load
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100"])
 def test_pixels_and_labels_come_back_in_order(
     tmp_path: Path, make_images: Callable, write_tfds: Callable, name: str
 ) -> None:
-    images = make_images(name)
+    images = make_images(name, train=200, test=150)
     write_tfds(tmp_path, name, images)
     data = load(name, data_dir=tmp_path, flatten=False)
     np.testing.assert_array_equal(data.train_inputs, images.train_images.astype(np.float32) / 255)
@@ -25,6 +25,7 @@ def test_pixels_and_labels_come_back_in_order(
     np.testing.assert_array_equal(data.train_labels, images.train_labels)
     np.testing.assert_array_equal(data.test_labels, images.test_labels)
     assert data.source == f"TFDS {name}/3.0.1"
+    assert data.num_classes == (100 if name == "cifar100" else 10)
     assert "tensorflow" not in sys.modules
 
 
