@@ -1,5 +1,8 @@
 """Scores of probabilities: brute force, laws, invariances, and inputs that must not look good."""
 
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +21,15 @@ from pbjax.calibration import (
     negative_log_likelihood,
     reliability,
 )
+
+equal_mass_error = functools.partial(expected_calibration_error, binning="equal_mass")
+
+
+@jax.jit
+def _scores(probabilities, labels):
+    """Everything that must be large or small to look good, one program a shape; the accuracy as an error."""
+    losses = (negative_log_likelihood, brier, expected_calibration_error, equal_mass_error)
+    return jnp.stack([1 - accuracy(probabilities, labels), *(loss(probabilities, labels) for loss in losses)])
 
 
 def _examples(n=500, k=4, seed=0, scale=2.0):
@@ -70,13 +82,65 @@ def test_edges_belong_to_the_lower_bin():
     assert made.count.tolist() == [0, 1, 1, 1]
 
 
+@pytest.mark.parametrize(("bins", "dtype"), [(10, jnp.float64), (15, jnp.float32)])
+def test_every_edge_belongs_to_the_lower_bin(bins, dtype):
+    """Also where b/B times B is not b after rounding: 0.7 · 10 > 7 in float64."""
+    edges = jnp.arange(1, bins + 1, dtype=dtype) / bins
+    edges = edges[edges >= 0.5]
+    probabilities = jnp.stack([edges, 1 - edges], axis=1)
+    count = reliability(probabilities, jnp.zeros(len(edges), int), bins=bins).count
+    assert count.tolist() == [0.0] * (bins - len(edges)) + [1.0] * len(edges)
+
+
+def test_bins_of_equal_mass():
+    probabilities, labels = _examples(300)
+    made = reliability(probabilities, labels, bins=7, binning="equal_mass")
+    assert made.count.sum() == 300
+    assert set(made.count.tolist()) <= {42, 43}
+    order = np.argsort(np.asarray(probabilities.max(1)))
+    right = np.asarray(probabilities.argmax(1) == labels)[order]
+    ends = [-(-b * 300 // 7) for b in range(8)]
+    np.testing.assert_allclose(made.accuracy, [right[a:b].mean() for a, b in itertools.pairwise(ends)])
+    # Equal confidences share a bin, so that the order of the rows does not matter.
+    tied = jnp.tile(jnp.array([[0.75, 0.25]]), (9, 1))
+    made = reliability(tied, jnp.arange(9) % 2, bins=4, binning="equal_mass")
+    assert made.count.tolist() == [9, 0, 0, 0]
+
+
+def test_the_order_of_rows_and_of_classes_does_not_matter():
+    probabilities, labels = _examples()
+    rows = np.random.default_rng(1).permutation(500)
+    classes = np.array([2, 0, 3, 1])
+    expected = _scores(probabilities, labels)
+    np.testing.assert_allclose(_scores(probabilities[rows], labels[rows]), expected, rtol=1e-12)
+    renamed = jnp.asarray(np.argsort(classes))[labels]
+    np.testing.assert_allclose(_scores(probabilities[:, classes], renamed), expected, rtol=1e-12)
+
+
+def test_float32_alone_and_half_precision():
+    probabilities, labels = _examples(scale=5.0)
+    narrow, labels = probabilities.astype(jnp.float32), labels.astype(jnp.int32)
+    with jax.enable_x64(False):
+        low = _scores(narrow, labels)
+        area = jax.jit(auroc)(narrow[:200, 0], narrow[200:, 1])
+        # All rows fall into one bin; counting them in bfloat16 would stop at 256.
+        count = jax.jit(lambda p, y: reliability(p, y, bins=1).count)(narrow.astype(jnp.bfloat16), labels)
+        certain = jnp.array([[1 + 2e-7, 0.0]], jnp.float32)
+        cost = jax.jit(negative_log_likelihood)(certain, labels[:1] * 0)
+    assert low.dtype == area.dtype == count.dtype == jnp.float32
+    np.testing.assert_allclose(low, _scores(narrow.astype(jnp.float64), labels), rtol=1e-5)
+    np.testing.assert_allclose(area, auroc(probabilities[:200, 0], probabilities[200:, 1]), rtol=1e-4)
+    assert count.item() == 500
+    assert cost == 0
+
+
 def test_perfect_probabilities_have_the_error_of_sampling_only():
     n, bins, repeats = 2000, 10, 40
     probabilities, _ = _examples(n, seed=3, scale=1.0)
     keys = jax.random.split(jax.random.key(0), repeats)
     draws = jax.vmap(lambda key: jax.random.categorical(key, jnp.log(probabilities)))(keys)
-    errors = jax.vmap(lambda labels: expected_calibration_error(probabilities, labels, bins=bins))(draws)
-    made = reliability(probabilities, draws[0], bins=bins)
+    errors = jax.lax.map(lambda labels: expected_calibration_error(probabilities, labels, bins=bins), draws)
+    made = reliability(probabilities, draws[0], bins=bins)  # counts and confidences do not depend on the labels
     c = np.asarray(made.confidence)
     expected = np.sum(np.sqrt(2 * np.asarray(made.count) * c * (1 - c) / np.pi)) / n
     # The normal approximation of |binomial - mean| is good to a few per cent in bins this full.
@@ -90,14 +154,22 @@ def test_perfect_probabilities_have_the_error_of_sampling_only():
     assert expected_calibration_error(shifted, draws[0], bins=bins) > 3 * expected
 
 
-@settings(deadline=None, max_examples=60)
-@given(
-    st.lists(st.integers(0, 6), min_size=1, max_size=12), st.lists(st.integers(0, 6), min_size=1, max_size=12)
-)  # fmt: skip
-def test_auroc_is_the_mann_whitney_statistic(familiar, strange):
-    pairs = [1.0 if f > s else 0.5 if f == s else 0.0 for f in familiar for s in strange]
-    value = auroc(jnp.asarray(familiar, jnp.float64), jnp.asarray(strange, jnp.float64))
-    np.testing.assert_allclose(value, np.mean(pairs), rtol=1e-12)
+def _padded(scores):
+    """One shape for all examples, by repeating each list to a common multiple: shares do not change, and jit compiles
+    once instead of once a shape."""
+    return jnp.asarray(list(scores) * (12 // len(scores)))
+
+
+LEVELS = st.sampled_from([-jnp.inf, 0.0, 0.25, 0.5, 1.0, jnp.inf, jnp.nan])
+FEW = st.sampled_from([1, 2, 3, 4, 6, 12]).flatmap(lambda size: st.lists(LEVELS, min_size=size, max_size=size))
+
+
+@settings(max_examples=60)
+@given(FEW, FEW)
+def test_auroc_is_the_mann_whitney_statistic(positive, negative):
+    """Comparisons with NaN are false: it loses on either side, also against infinities."""
+    pairs = [1.0 if p > q else 0.5 if p == q else 0.0 for p in positive for q in negative]
+    np.testing.assert_allclose(auroc(_padded(positive), _padded(negative)), np.mean(pairs), rtol=1e-12)
 
 
 def test_auroc_against_scikit_learn_and_under_monotone_maps():
@@ -117,10 +189,30 @@ def test_nan_never_looks_good():
     assert brier(bad, labels) == 1.0
     assert negative_log_likelihood(bad, labels) > 40
     assert jnp.isfinite(negative_log_likelihood(bad, labels))
-    assert reliability(bad, labels).accuracy.max() == 1.0
-    assert reliability(bad, labels).count.tolist()[0] == 1.0
-    assert auroc(jnp.array([jnp.nan, 1.0]), jnp.array([0.5])) == 0.5
-    assert auroc(jnp.array([0.5]), jnp.array([jnp.nan, 0.0])) == 0.5
+    assert reliability(bad, labels).count.sum() == 1
+    assert auroc(max_probability(bad), jnp.array([0.5])) == 0.5
+    assert auroc(jnp.array([0.75]), max_probability(bad * 0.5)) == 0.5
+    assert auroc(-entropy(bad), jnp.array([-0.5])) == 0.5
+
+
+@pytest.mark.parametrize("broken", [jnp.nan, jnp.inf])
+def test_no_score_gets_better_by_breaking_a_row(broken):
+    """The calibration error of a broken network must not be that of a perfect one, confidence 0 and accuracy 0."""
+    probabilities, labels = _examples(scale=3.0)
+    labels = jnp.where(jnp.arange(500) % 5 > 0, probabilities.argmax(axis=1), labels)
+    # The bins of equal mass move with the rows that are left, so their error may move a little either way.
+    before = _scores(probabilities, labels)[:4]
+    ruined = jnp.stack([probabilities.at[row, row % 4].set(broken) for row in range(12)])
+    assert (jax.lax.map(lambda p: _scores(p, labels), ruined)[:, :4] >= before[None] - 1e-12).all()
+    floor = -np.log(np.finfo(np.float64).tiny)
+    np.testing.assert_allclose(_scores(jnp.full_like(probabilities, broken), labels), [1, floor, 2, 1, 1], rtol=1e-12)
+
+
+def test_a_traced_label_outside_the_classes_is_no_hit():
+    probabilities, labels = jnp.array([[0.1, 0.9]]), jnp.array([2])
+    assert jax.jit(accuracy)(probabilities, labels) == 0
+    assert jax.jit(negative_log_likelihood)(probabilities, labels) > 700
+    np.testing.assert_allclose(jax.jit(brier)(probabilities, labels), 0.82)
 
 
 def test_a_probability_that_was_rounded_to_zero_costs_a_finite_amount():
@@ -130,11 +222,10 @@ def test_a_probability_that_was_rounded_to_zero_costs_a_finite_amount():
 
 
 def test_one_program_over_replicas():
-    probabilities = jnp.stack([_examples(50, seed=s)[0] for s in range(3)])
-    labels = _examples(50)[1]
-    for score in (accuracy, negative_log_likelihood, brier, expected_calibration_error):
-        together = jax.jit(jax.vmap(score, in_axes=(0, None)))(probabilities, labels)
-        np.testing.assert_allclose(together, [score(p, labels) for p in probabilities], rtol=1e-12)
+    probabilities = jnp.stack([_examples(seed=s)[0] for s in range(3)])
+    labels = _examples()[1]
+    together = jax.jit(jax.vmap(_scores, in_axes=(0, None)))(probabilities, labels)
+    np.testing.assert_allclose(together, [_scores(p, labels) for p in probabilities], rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +243,12 @@ def test_what_is_refused(probabilities, labels, message):
         accuracy(probabilities, labels)
 
 
+def test_bins_that_are_refused():
+    probabilities, labels = _examples(5)
+    with pytest.raises(ValueError, match="bins = 0"):
+        reliability(probabilities, labels, bins=0)
+
+
 def test_scores_must_be_vectors():
-    with pytest.raises(ValueError, match="familiar"):
+    with pytest.raises(ValueError, match="positive_scores"):
         auroc(jnp.zeros((2, 2)), jnp.zeros(2))
