@@ -19,6 +19,7 @@ LOSSES = {
     "cross_entropy": cross_entropy,
     "bounded": lambda *x, **k: bounded_cross_entropy(*x, p_min=1e-4, **k),
     "smooth": lambda *x, **k: smooth_bounded_cross_entropy(*x, ceiling=4.0, **k),
+    "smoothed": lambda *x, **k: smoothed_cross_entropy(*x, smoothing=0.01, **k),
 }
 BOUNDED = ["zero_one", "bounded", "smooth"]
 
@@ -35,6 +36,11 @@ def exact(name, logits, label):
         return mpmath.mpf(int(max(range(len(z)), key=z.__getitem__) != label))
     if name == "cross_entropy":
         return -mpmath.log(p)
+    if name == "smoothed":
+        q = [mpmath.mpf(0.01) / (len(z) - 1)] * len(z)
+        q[label] = 1 - mpmath.mpf(0.01)
+        log_sum = mpmath.log(sum(mpmath.exp(x) for x in z))
+        return sum(q_j * (mpmath.log(q_j) - z_j + log_sum) for q_j, z_j in zip(q, z, strict=True))
     if name == "bounded":
         return min(-mpmath.log(p) / -mpmath.log(mpmath.mpf(1e-4)), mpmath.mpf(1))
     floor = mpmath.exp(-4)
@@ -154,7 +160,7 @@ def test_nan_never_looks_good(name):
     logits = jnp.array([[np.nan, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, np.nan]])
     labels = jnp.array([0, 1, 1])
     losses = np.asarray(LOSSES[name](logits, labels))
-    if name == "cross_entropy":
+    if name not in BOUNDED:
         assert np.isnan(losses[[0, 2]]).all()
     else:
         assert (losses[[0, 2]] == 1.0).all()
@@ -240,3 +246,20 @@ def test_smoothing_may_be_traced_and_lies_below_one():
     )
     with pytest.raises(ValueError, match=r"smoothing = 1\.0"):
         smoothed_cross_entropy(logits, labels, smoothing=1.0)
+
+
+def test_smoothing_with_a_masked_class():
+    # A class of probability 0 costs nothing unless the target gives it mass.
+    logits, labels = jnp.array([[0.0, 1.0, -jnp.inf]]), jnp.array([0])
+    call = jax.jit(jax.value_and_grad(lambda x, s: smoothed_cross_entropy(x, labels, smoothing=s, reduction="mean")))
+    value, slopes = call(logits, 0.0)
+    np.testing.assert_allclose(value, np.log1p(np.e), rtol=1e-12)
+    np.testing.assert_allclose(slopes, jax.nn.softmax(logits) - jnp.array([[1.0, 0, 0]]), rtol=1e-12)
+    assert call(logits, 0.1)[0] == jnp.inf
+
+
+@pytest.mark.parametrize("smoothing", [-1.0, 1.0, 7.0])
+def test_traced_smoothing_out_of_range_stays_a_divergence(smoothing):
+    logits, labels = examples(jnp.float32, n=50)
+    values = jax.jit(lambda s: smoothed_cross_entropy(logits, labels, smoothing=s))(smoothing)
+    assert jnp.isfinite(values).all() and (values >= 0).all()

@@ -73,12 +73,16 @@ def write_tfds() -> FolderWriter:
             ("test", images.test_images, images.test_labels),
         ):
             writer = ArrayRecordWriter(str(folder / f"{name}-{split}.array_record-00000-of-00001"), "group_size:1")
-            for image, label in zip(pixels, labels, strict=True):
+            for row, (image, label) in enumerate(zip(pixels, labels, strict=True)):
                 png = io.BytesIO()
                 Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(png, format="PNG")
                 example = tf_example_pb2.Example()
                 example.features.feature["image"].bytes_list.value.append(png.getvalue())
                 example.features.feature["label"].int64_list.value.append(int(label))
+                if name.startswith("cifar"):
+                    example.features.feature["id"].bytes_list.value.append(b"%s_%05d" % (split.encode(), row))
+                if name == "cifar100":  # five fine classes make a coarse one; the real ones are not in this order
+                    example.features.feature["coarse_label"].int64_list.value.append(int(label) // 5)
                 writer.write(example.SerializeToString())
             writer.close()
             splits.append({"name": split, "numBytes": "1", "shardLengths": [str(len(labels))]})
@@ -94,9 +98,13 @@ def write_tfds() -> FolderWriter:
             },
             "label": {
                 "pythonClassName": f"{core}.class_label_feature.ClassLabel",
-                "classLabel": {"numClasses": "10"},
+                "classLabel": {"numClasses": str(PUBLISHED[name].num_classes)},
             },
         }
+        if name.startswith("cifar"):
+            features["id"] = {"pythonClassName": f"{core}.text_feature.Text", "text": {}}
+        if name == "cifar100":
+            features["coarse_label"] = features["label"] | {"classLabel": {"numClasses": "20"}}
         (folder / "features.json").write_text(
             json.dumps(
                 {

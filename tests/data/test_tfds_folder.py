@@ -11,22 +11,42 @@ import numpy as np
 import pytest
 
 from pbjax.data import DataError, DataNotFoundError, load
+from pbjax.data.images import Images, check_images
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100"])
+@pytest.mark.parametrize(("name", "version"), [("mnist", "3.0.1"), ("cifar10", "3.0.2"), ("cifar100", "3.0.2")])
 def test_pixels_and_labels_come_back_in_order(
-    tmp_path: Path, make_images: Callable, write_tfds: Callable, name: str
+    tmp_path: Path, make_images: Callable, write_tfds: Callable, name: str, version: str
 ) -> None:
     images = make_images(name, train=200, test=150)
-    write_tfds(tmp_path, name, images)
+    write_tfds(tmp_path, name, images, version=version)
     data = load(name, data_dir=tmp_path, flatten=False)
     np.testing.assert_array_equal(data.train_inputs, images.train_images.astype(np.float32) / 255)
     np.testing.assert_array_equal(data.test_inputs, images.test_images.astype(np.float32) / 255)
     np.testing.assert_array_equal(data.train_labels, images.train_labels)
     np.testing.assert_array_equal(data.test_labels, images.test_labels)
-    assert data.source == f"TFDS {name}/3.0.1"
+    assert data.source == f"TFDS {name}/{version}"
     assert data.num_classes == (100 if name == "cifar100" else 10)
     assert "tensorflow" not in sys.modules
+
+
+def test_halves_of_a_hundred_classes(tmp_path: Path, make_images: Callable, write_tfds: Callable) -> None:
+    images = make_images("cifar100", train=200, test=150)
+    write_tfds(tmp_path, "cifar100", images)
+    data = load("cifar100", data_dir=tmp_path, binary=True)
+    np.testing.assert_array_equal(data.test_labels, images.test_labels >= 50)
+    with pytest.raises(DataError, match="holds cifar100, not cifar10"):
+        load("cifar10", data_dir=tmp_path / "cifar100" / "3.0.1")
+
+
+def test_cifar100_is_whole_with_500_and_100_images_a_class(caplog: pytest.LogCaptureFixture) -> None:
+    def part(rows: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.broadcast_to(np.zeros((32, 32, 3), np.uint8), (rows, 32, 32, 3)), np.arange(rows) % 100
+
+    check_images("cifar100", Images(*part(50_000), *part(10_000)), where="here")
+    assert caplog.text == ""
+    check_images("cifar100", Images(*part(49_999), *part(10_000)), where="here")
+    assert "holds 49999 train and 10000 test rows, not the published cifar100 (50000 and 10000)" in caplog.text
 
 
 @pytest.mark.parametrize("place", [".", "mnist", "mnist/3.0.1"])
