@@ -73,10 +73,15 @@ NETWORKS = {
 }
 
 
-def shaken(params):
-    """Parameters none of which is at its special start, in float64."""
-    rng = np.random.default_rng(7)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf + 0.1 * rng.normal(size=leaf.shape)), params)
+def shaken(model, seed=7):
+    """Parameters none of which is at a special value, of the shapes of `init` (whose draws would be compiled)."""
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf):
+        fan_in = np.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 1
+        return jnp.asarray((leaf.ndim == 1) + rng.normal(size=leaf.shape) * (0.1 if leaf.ndim == 1 else fan_in**-0.5))
+
+    return jax.tree.map(draw, jax.eval_shape(model.init, jax.random.key(0), images(1)))
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
@@ -85,7 +90,7 @@ def test_patches_and_direct_convolutions_are_one_function(name):
     results = []
     for convolution in ("patches", "direct"):
         model = NETWORKS[name](convolution=convolution)
-        params = shaken(model.init(jax.random.key(0), inputs[:1]))
+        params = shaken(model)
         mean = jax.jit(
             jax.value_and_grad(lambda p, m=model: cross_entropy(m.apply(p, inputs), labels, reduction="mean"))
         )
@@ -102,7 +107,7 @@ def test_a_unit_of_resnet_by_hand():
     """Depth 8, layer by layer from XLA's own convolutions: where norm, activation and shortcut stand."""
     model = resnet_frn(10, depth=8, width=4)
     inputs = images()
-    params = shaken(model.init(jax.random.key(0), inputs[:1]))
+    params = shaken(model)
 
     def convolve(maps, at, stride=1):
         order = ("NHWC", "HWIO", "NHWC")
@@ -129,7 +134,7 @@ def test_a_unit_of_resnet_by_hand():
 def test_a_unit_of_wide_resnet_by_hand():
     model = wide_resnet(10, depth=10, width=2)
     inputs = images()
-    params = shaken(model.init(jax.random.key(0), inputs[:1]))
+    params = shaken(model)
 
     def convolve(maps, at, stride=1):
         order = ("NHWC", "HWIO", "NHWC")
@@ -153,7 +158,7 @@ def test_a_unit_of_wide_resnet_by_hand():
 
 def test_replicas_in_one_program_are_replicas_one_by_one():
     model = resnet_frn(10, depth=8, width=2)
-    params = jax.vmap(lambda key: model.init(key, images(1)))(jax.random.split(jax.random.key(0), 2))
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), shaken(model, 0), shaken(model, 1))
     batches = jnp.stack([images(seed=0), images(seed=1)])
     together = jax.jit(jax.vmap(model.apply))(params, batches)
     mapped = jax.jit(lambda *both: jax.lax.map(lambda one: model.apply(*one), both))(params, batches)
@@ -163,7 +168,7 @@ def test_replicas_in_one_program_are_replicas_one_by_one():
 def test_an_example_does_not_see_its_batch():
     model = resnet_frn(10, depth=8, width=2)
     inputs = images(4)
-    params = model.init(jax.random.key(0), inputs[:1])
+    params = shaken(model)
     apply = jax.jit(model.apply)
     others_changed = inputs.at[jnp.array([0, 1, 3])].mul(3.0)
     np.testing.assert_allclose(apply(params, inputs)[2], apply(params, others_changed)[2], rtol=1e-12)

@@ -14,6 +14,20 @@ def images(n=4, side=14, channels=1, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=(n, side, side, channels)), jnp.float32)
 
 
+def drawn(model, inputs, seed=0):
+    """Parameters of the shapes of `init`, whose draws would be compiled; biases that are not zero."""
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf):
+        return jnp.asarray(rng.normal(size=leaf.shape) * np.prod(leaf.shape[:-1]) ** -0.5, leaf.dtype)
+
+    return jax.tree.map(draw, jax.eval_shape(model.init, jax.random.key(0), inputs))
+
+
+def stacked(*trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
 def assert_trees_close(left, right, **tolerance):
     assert jax.tree.structure(left) == jax.tree.structure(right)
     for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
@@ -46,7 +60,7 @@ class Textbook(nn.Module):
 def test_is_flax_own_network_with_the_same_parameters(side, colours, channels, kernel, activation):
     model = small_cnn(10, channels=channels, kernel=kernel, activation=activation)
     inputs = images(side=side, channels=colours)
-    params = model.init(jax.random.key(0), inputs[:1])
+    params = drawn(model, inputs)
     book = Textbook(channels, kernel, activation)
     shapes = jax.eval_shape(book.init, jax.random.key(0), inputs)["params"]
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
@@ -66,7 +80,7 @@ def test_count_of_parameters():
 
 def test_replicas_in_one_program_are_replicas_one_by_one():
     model = small_cnn(10)
-    params = jax.vmap(lambda key: model.init(key, images(1)))(jax.random.split(jax.random.key(0), 3))
+    params = stacked(*(drawn(model, images(1), seed) for seed in range(3)))
     batches = jnp.stack([images(5, seed=seed) for seed in range(3)])
     labels = jnp.arange(15).reshape(3, 5) % 10
     gradient = jax.jit(jax.grad(loss(model.apply)))
@@ -81,7 +95,7 @@ def test_replicas_in_one_program_are_replicas_one_by_one():
 def test_every_example_with_weights_of_its_own():
     model = small_cnn(10)
     inputs = images(3)
-    params = jax.vmap(lambda key: model.init(key, inputs[:1]))(jax.random.split(jax.random.key(0), 3))
+    params = stacked(*(drawn(model, inputs, seed) for seed in range(3)))
     logits = jax.jit(jax.vmap(lambda p, x: model.apply(p, x[None])[0]))(params, inputs)
     for example in range(3):
         own = jax.tree.map(lambda leaf, e=example: leaf[e], params)
@@ -91,7 +105,7 @@ def test_every_example_with_weights_of_its_own():
 def test_product_with_the_hessian_is_the_slope_of_the_gradient():
     model = small_cnn(10, channels=(3, 4), activation="tanh")
     inputs, labels = images(6).astype(jnp.float64), jnp.arange(6)
-    double = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), model.init(jax.random.key(0), inputs[:1]))
+    double = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), drawn(model, inputs))
     gradient = jax.jit(jax.grad(lambda p: loss(model.apply)(p, inputs, labels)))
     direction = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=float)).reshape(leaf.shape), double)
     product = jax.jit(lambda p, d: jax.jvp(gradient, (p,), (d,))[1])(double, direction)
@@ -115,7 +129,7 @@ def test_every_activation_gives_finite_logits_of_moderate_size():
 
 def test_integer_pixels_are_taken_as_numbers():
     model = small_cnn(10)
-    params = model.init(jax.random.key(0), images(1))
+    params = drawn(model, images(1))
     pixels = jnp.arange(196, dtype=jnp.uint8).reshape(1, 14, 14, 1)
     np.testing.assert_allclose(
         model.apply(params, pixels), model.apply(params, pixels.astype(jnp.float32)), rtol=1e-5, atol=1e-4
@@ -148,6 +162,6 @@ def test_refuses_settings(settings, message):
 )
 def test_refuses_images_that_the_parameters_are_not_for(shape, message):
     model = small_cnn(10)
-    params = model.init(jax.random.key(0), images(1))
+    params = drawn(model, images(1))
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(model.apply, params, jnp.zeros(shape))
