@@ -7,8 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from pbjax._checks import check_n
+from pbjax._checks import check_range
 from pbjax.sharpness.rise import Estimate, Loss, mean_of
+from pbjax.sharpness.rows import mean_over_rows
+
+# Accelerators round the factors of a float32 product to fewer digits unless told otherwise; an orthogonal basis and the
+# difference of large terms in v^T H v need all of them.
+EXACT = jax.lax.Precision.HIGHEST
 
 __all__ = ["Lanczos", "hessian_vector_product", "hutchinson_trace", "top_eigenvalue"]
 
@@ -18,8 +23,9 @@ class Lanczos(NamedTuple):
 
     Attributes:
         value: the largest Ritz value; at most the top eigenvalue.
-        residual: within this distance of the value lies an eigenvalue of the Hessian. That it is the top one is not
-            guaranteed, but fails only if the start was almost orthogonal to its eigenvector.
+        residual: within this distance of the value lies an eigenvalue of the Hessian, up to rounding (in float32 about
+            1e-6 of the largest Ritz value in size). That it is the top one is not guaranteed: it fails where the
+            start was almost orthogonal to its eigenvector, or the iterations were too few.
         vector: pytree like the params, the Ritz vector of norm 1.
         ritz_values: [iterations], all Ritz values in ascending order; after an early end those of the steps before it,
             the rest NaN first.
@@ -31,17 +37,27 @@ class Lanczos(NamedTuple):
     ritz_values: jax.Array
 
 
-def hessian_vector_product(loss: Loss, params: Any, batch: Any, vector: Any) -> Any:
-    r"""$H v$ with $H = \nabla^2 L(w)$, by forward over reverse differentiation; about three gradients.
+def hessian_vector_product(
+    loss: Loss, params: Any, batch: Any, vector: Any, *, rows_per_chunk: int | None = None
+) -> Any:
+    r"""$H v$ with $H = \nabla^2 L(w)$, by forward over reverse differentiation.
+
+    Cost: the work of at most three gradients, one of which does not depend on v and is shared by the products in a loop
+    where the compiler sees it.
 
     Args:
-        loss: `loss(params, batch) -> scalar`.
+        loss: `loss(params, batch) -> scalar`; the mean over rows if these come in chunks.
         params: parameter pytree w.
         batch: what the loss takes.
         vector: pytree v like the params.
+        rows_per_chunk: rows evaluated at once, >= 1, out of a batch that is a pytree of arrays with n rows; None takes
+            the batch whole.
 
     Returns:
         Pytree like the params.
+
+    Raises:
+        ValueError: rows_per_chunk below 1, or arrays of different length in the batch.
 
     Example:
         >>> import jax.numpy as jnp
@@ -52,16 +68,30 @@ def hessian_vector_product(loss: Loss, params: Any, batch: Any, vector: Any) -> 
     References:
         Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 1994.
     """
-    return jax.jvp(jax.grad(lambda params: loss(params, batch)), (params,), (vector,))[1]
+
+    def product(rows: Any) -> Any:
+        return jax.jvp(jax.grad(lambda params: loss(params, rows)), (params,), (vector,))[1]
+
+    return mean_over_rows(product, batch, rows_per_chunk)
 
 
-def _flat_product(loss: Loss, params: Any, batch: Any) -> tuple[jax.Array, Any, Callable[[jax.Array], jax.Array]]:
+def _flat_product(
+    loss: Loss, params: Any, batch: Any, rows_per_chunk: int | None
+) -> tuple[jax.Array, Any, Callable[[jax.Array], jax.Array]]:
     centre, unravel = ravel_pytree(params)
-    slope = jax.grad(lambda flat: loss(unravel(flat), batch))
-    return centre, unravel, lambda vector: jax.jvp(slope, (centre,), (vector,))[1]
+
+    def flat_loss(flat: jax.Array, rows: Any) -> jax.Array:
+        return loss(unravel(flat), rows)
+
+    def product(vector: jax.Array) -> jax.Array:
+        return hessian_vector_product(flat_loss, centre, batch, vector, rows_per_chunk=rows_per_chunk)
+
+    return centre, unravel, product
 
 
-def hutchinson_trace(key: jax.Array, loss: Loss, params: Any, batch: Any, *, probes: int) -> Estimate:
+def hutchinson_trace(
+    key: jax.Array, loss: Loss, params: Any, batch: Any, *, probes: int, rows_per_chunk: int | None = None
+) -> Estimate:
     r"""Trace of the Hessian, $E\, v^\top H v$ over random signs v.
 
     The variance of a probe is $2 \sum_{i \ne j} H_{ij}^2$: none for a diagonal Hessian.
@@ -74,9 +104,10 @@ def hutchinson_trace(key: jax.Array, loss: Loss, params: Any, batch: Any, *, pro
         params: parameter pytree.
         batch: what the loss takes.
         probes: >= 2.
+        rows_per_chunk: as for `hessian_vector_product`.
 
     Returns:
-        `Estimate`.
+        `Estimate`, in the unit of the loss over that of the params squared.
 
     Raises:
         ValueError: fewer than 2 probes.
@@ -90,19 +121,19 @@ def hutchinson_trace(key: jax.Array, loss: Loss, params: Any, batch: Any, *, pro
     References:
         Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1989.
     """
-    check_n(probes, name="probes")
-    if probes < 2:
-        raise ValueError(f"probes = {probes}: need at least 2 for a standard error")
-    centre, _, product = _flat_product(loss, params, batch)
+    check_range("probes", probes, low=2, open_high=True, whole=True)  # one has no standard error
+    centre, _, product = _flat_product(loss, params, batch, rows_per_chunk)
 
     def probe(key: jax.Array) -> jax.Array:
         signs = jax.random.rademacher(key, centre.shape, centre.dtype)
-        return signs @ product(signs)
+        return jnp.vdot(signs, product(signs), precision=EXACT)
 
     return mean_of(jax.lax.map(probe, jax.random.split(key, probes)))
 
 
-def top_eigenvalue(key: jax.Array, loss: Loss, params: Any, batch: Any, *, iterations: int) -> Lanczos:
+def top_eigenvalue(
+    key: jax.Array, loss: Loss, params: Any, batch: Any, *, iterations: int, rows_per_chunk: int | None = None
+) -> Lanczos:
     """Largest eigenvalue of the Hessian (not the largest in size) by Lanczos with full re-orthogonalisation.
 
     Cost: one Hessian-vector product an iteration; iterations + 1 vectors of the size of the params are held.
@@ -113,6 +144,7 @@ def top_eigenvalue(key: jax.Array, loss: Loss, params: Any, batch: Any, *, itera
         params: parameter pytree of P scalars.
         batch: what the loss takes.
         iterations: >= 1; those beyond P change nothing.
+        rows_per_chunk: as for `hessian_vector_product`.
 
     Returns:
         `Lanczos`.
@@ -131,26 +163,26 @@ def top_eigenvalue(key: jax.Array, loss: Loss, params: Any, batch: Any, *, itera
         Golub and Van Loan, "Matrix computations", chapter 10; Ghorbani et al., "An investigation into neural net
         optimization via Hessian eigenvalue density", ICML 2019.
     """
-    check_n(iterations, name="iterations")
-    centre, unravel, product = _flat_product(loss, params, batch)
+    check_range("iterations", iterations, low=1, open_high=True, whole=True)
+    centre, unravel, product = _flat_product(loss, params, batch, rows_per_chunk)
     start = jax.random.normal(key, centre.shape, centre.dtype)
     basis = jnp.zeros((iterations + 1, centre.size), centre.dtype).at[0].set(start / jnp.linalg.norm(start))
 
-    def step(basis: jax.Array, index: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def step(basis: jax.Array, index: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
         image = product(basis[index])
-        diagonal = image @ basis[index]
+        diagonal = jnp.vdot(image, basis[index], precision=EXACT)
         size = jnp.linalg.norm(image)
         # Twice is enough: rounding then leaves no overlap with the vectors before. Rows yet to come are zero.
         for _ in range(2):
-            image = image - basis.T @ (basis @ image)
-        norm = jnp.linalg.norm(image)
+            overlaps = jnp.matmul(basis, image, precision=EXACT)
+            image = image - jnp.matmul(overlaps, basis, precision=EXACT)
+        left = jnp.linalg.norm(image)
         # What is left of an invariant subspace is rounding; from here on all vectors are zero.
-        alive = norm > 30 * jnp.finfo(centre.dtype).eps * jnp.maximum(size, jnp.abs(diagonal))
-        norm = jnp.where(alive, norm, 0.0)
-        basis = basis.at[index + 1].set(jnp.where(alive, image / jnp.where(alive, norm, 1.0), 0.0))
-        return basis, (diagonal, norm)
+        alive = left > 30 * jnp.finfo(centre.dtype).eps * jnp.maximum(size, jnp.abs(diagonal))
+        basis = basis.at[index + 1].set(jnp.where(alive, image / jnp.where(alive, left, 1.0), 0.0))
+        return basis, (diagonal, jnp.where(alive, left, 0.0), left)
 
-    basis, (diagonal, off) = jax.lax.scan(step, basis, jnp.arange(iterations))
+    basis, (diagonal, off, left) = jax.lax.scan(step, basis, jnp.arange(iterations))
     used = jnp.concatenate([jnp.ones(1, bool), jnp.cumprod(off[:-1] > 0).astype(bool)])
     # Steps after an early end become eigenvalues below all others, and are not taken for one.
     low = -(jnp.abs(diagonal).max() + 2 * off.max(initial=0.0) + 1.0) * 2
@@ -159,10 +191,10 @@ def top_eigenvalue(key: jax.Array, loss: Loss, params: Any, batch: Any, *, itera
     values, vectors = jnp.linalg.eigh(matrix)
     top = vectors[:, -1]
     last = used.sum() - 1
-    vector = top @ basis[:-1]
+    vector = jnp.matmul(top, basis[:-1], precision=EXACT)
     return Lanczos(
         values[-1],
-        jnp.abs(off[last] * top[last]),
+        left[last] * jnp.abs(top[last]),
         unravel(vector / jnp.linalg.norm(vector)),
         jnp.where(jnp.arange(iterations) < iterations - used.sum(), jnp.nan, values),
     )

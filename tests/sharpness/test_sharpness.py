@@ -1,11 +1,14 @@
 """Sharpness against closed forms on quadratics, dense Hessians of small networks, and its invariances."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pbjax.sharpness import average_case, hessian_vector_product, hutchinson_trace, top_eigenvalue, worst_case
+from pbjax.sharpness.rows import mean_over_rows
 
 KEY = jax.random.key(0)
 
@@ -34,6 +37,12 @@ def _net(params, batch):
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1))
 
 
+@functools.cache
+def _worst(loss, **options):
+    """One compiled program for each choice of options, shared between tests."""
+    return jax.jit(lambda params, batch: worst_case(loss, params, batch, **options))
+
+
 def _network(seed=0, rows=30):
     draw = np.random.default_rng(seed)
     params = {"first": jnp.asarray(draw.normal(size=(3, 5))), "second": jnp.asarray(draw.normal(size=(5, 4)))}
@@ -42,18 +51,16 @@ def _network(seed=0, rows=30):
 
 def _dense_hessian(params, batch):
     flat, unravel = jax.flatten_util.ravel_pytree(params)
-    return jax.hessian(lambda w: _net(unravel(w), batch))(flat)
+    return jax.jit(jax.hessian(lambda w: _net(unravel(w), batch)))(flat)
 
 
 def test_one_step_is_the_point_of_sam():
     g = H @ WEIGHTS
     moved = WEIGHTS + 0.3 * g / jnp.linalg.norm(g)
     expected = 0.5 * (moved @ H @ moved - WEIGHTS @ H @ WEIGHTS)
-    np.testing.assert_allclose(worst_case(_quadratic, WEIGHTS, jnp.ones(6), radius=0.3), expected, rtol=1e-10)
+    np.testing.assert_allclose(_worst(_quadratic, radius=0.3)(WEIGHTS, jnp.ones(12)), expected, rtol=1e-10)
     # Every micro-batch goes the same way here, further up the steeper it is.
-    np.testing.assert_allclose(
-        worst_case(_quadratic, WEIGHTS, ROWS, radius=0.3, m=3), expected * ROWS.mean(), rtol=1e-10
-    )
+    np.testing.assert_allclose(_worst(_quadratic, radius=0.3, m=3)(WEIGHTS, ROWS), expected * ROWS.mean(), rtol=1e-10)
 
 
 def test_many_steps_reach_the_maximum_on_the_ball():
@@ -67,33 +74,29 @@ def test_many_steps_reach_the_maximum_on_the_ball():
         low, high = (nu, high) if np.linalg.norm(parts / (nu - values)) > rho else (low, nu)
     epsilon = vectors @ (parts / (nu - values))
     expected = g @ epsilon + 0.5 * epsilon @ np.asarray(H) @ epsilon
-    one = worst_case(_quadratic, WEIGHTS, jnp.ones(2), radius=rho)
-    many = worst_case(_quadratic, WEIGHTS, jnp.ones(2), radius=rho, steps=200)
+    one = _worst(_quadratic, radius=rho)(WEIGHTS, jnp.ones(2))
+    many = _worst(_quadratic, radius=rho, steps=200)(WEIGHTS, jnp.ones(2))
     assert one < many <= expected * (1 + 1e-9)
     np.testing.assert_allclose(many, expected, rtol=1e-3)
 
 
 def test_more_steps_and_smaller_micro_batches_are_never_less_sharp():
     params, batch = _network()
-    whole = worst_case(_net, params, batch, radius=0.5, steps=20)
-    assert worst_case(_net, params, batch, radius=0.5) <= whole * 1.001
+    whole = _worst(_net, radius=0.5, steps=20)(params, batch)
+    assert _worst(_net, radius=0.5)(params, batch) <= whole * 1.001
     # The worst point of a mean is no worse than the mean of worst points, as far as the ascent finds them.
-    assert worst_case(_net, params, batch, radius=0.5, m=3, steps=20) > whole
-    assert worst_case(_net, params, batch, radius=0.0) == 0
+    assert _worst(_net, radius=0.5, m=3, steps=20)(params, batch) > whole
 
 
 def test_adaptive_sharpness_does_not_see_a_rescaling_of_layers():
     params, batch = _network()
     scaled = {"first": 8 * params["first"], "second": params["second"] / 8}
     np.testing.assert_allclose(_net(params, batch), _net(scaled, batch), rtol=1e-12)
-    for steps in (1, 5):
-        options = {"radius": 0.3, "metric": "adaptive", "eta": 0.0, "m": 10, "steps": steps}
-        np.testing.assert_allclose(
-            worst_case(_net, params, batch, **options), worst_case(_net, scaled, batch, **options), rtol=1e-9
-        )
-        plain = {"radius": 0.3, "m": 10, "steps": steps}
-        ratio = worst_case(_net, scaled, batch, **plain) / worst_case(_net, params, batch, **plain)
-        assert ratio > 1.5 or ratio < 1 / 1.5
+    adaptive = _worst(_net, radius=0.3, metric="adaptive", eta=0.0, m=10, steps=3)
+    np.testing.assert_allclose(adaptive(params, batch), adaptive(scaled, batch), rtol=1e-9)
+    plain = _worst(_net, radius=0.3, m=10, steps=3)
+    ratio = plain(scaled, batch) / plain(params, batch)
+    assert ratio > 1.5 or ratio < 1 / 1.5
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "adaptive"])
@@ -115,7 +118,7 @@ def test_hessian_products_against_the_dense_hessian():
     params, batch = _network()
     flat, unravel = jax.flatten_util.ravel_pytree(params)
     vector = jnp.asarray(np.random.default_rng(3).normal(size=flat.size))
-    product = hessian_vector_product(_net, params, batch, unravel(vector))
+    product = jax.jit(lambda v: hessian_vector_product(_net, params, batch, unravel(v)))(vector)
     np.testing.assert_allclose(
         jax.flatten_util.ravel_pytree(product)[0], _dense_hessian(params, batch) @ vector, rtol=1e-9, atol=1e-12
     )
@@ -134,18 +137,21 @@ def test_trace_is_exact_for_a_diagonal_and_has_its_law_otherwise():
     np.testing.assert_allclose(made.standard_error, exact, rtol=0.15)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
-def test_top_eigenvalue_of_a_network_and_its_bound(dtype):
-    params, batch = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float64 else x, _network())
-    values, vectors = np.linalg.eigh(np.asarray(_dense_hessian(params, batch), np.float64))
-    exact = top_eigenvalue(KEY, _net, params, batch, iterations=35)
-    tolerance = 1e-9 if dtype == jnp.float64 else 2e-5
-    np.testing.assert_allclose(exact.value, values[-1], rtol=tolerance)
-    flat = jax.flatten_util.ravel_pytree(exact.vector)[0]
-    np.testing.assert_allclose(abs(flat @ vectors[:, -1]), 1.0, rtol=1e-3)
-    early = top_eigenvalue(KEY, _net, params, batch, iterations=6)
-    assert early.value <= values[-1] * (1 + tolerance)
-    assert np.abs(values - float(early.value)).min() <= early.residual + tolerance
+@pytest.mark.parametrize(
+    ("iterations", "dtype"), [(35, jnp.float64), (35, jnp.float32), (6, jnp.float64), (6, jnp.float32)]
+)
+def test_top_eigenvalue_of_a_network_and_its_bound(iterations, dtype):
+    params, batch = _network()
+    values, vectors = np.linalg.eigh(np.asarray(_dense_hessian(params, batch)))
+    params, batch = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float64 else x, (params, batch))
+    made = jax.jit(lambda p: top_eigenvalue(KEY, _net, p, batch, iterations=iterations))(params)
+    tolerance = (1e-9 if dtype == jnp.float64 else 1e-5) * values[-1]
+    assert made.value <= values[-1] + tolerance
+    assert np.abs(values - float(made.value)).min() <= made.residual + tolerance
+    if iterations == values.size:
+        np.testing.assert_allclose(made.value, values[-1], atol=tolerance)
+        flat = jax.flatten_util.ravel_pytree(made.vector)[0]
+        np.testing.assert_allclose(abs(flat @ vectors[:, -1]), 1.0, rtol=1e-5)
 
 
 def test_lanczos_ends_early_on_an_invariant_subspace():
@@ -165,6 +171,7 @@ def test_all_negative_curvature_is_reported_as_such():
 def test_a_flat_loss_is_flat():
     flat = lambda w, batch: jnp.zeros(()) * jnp.sum(w)  # noqa: E731
     assert worst_case(flat, WEIGHTS, ROWS, radius=1.0, steps=3) == 0
+    assert worst_case(_quadratic, WEIGHTS, ROWS, radius=0.0) == 0
     assert top_eigenvalue(KEY, flat, WEIGHTS, ROWS, iterations=4).value == 0
     assert hutchinson_trace(KEY, flat, WEIGHTS, ROWS, probes=3).value == 0
 
@@ -174,23 +181,93 @@ def test_a_loss_that_breaks_nearby_is_infinitely_sharp():
     assert worst_case(cliff, jnp.zeros(4), ROWS, radius=1.0) == jnp.inf
 
 
+def _measures(key, params, batch, rows_per_chunk=None, calls=None):
+    def loss(params, batch):
+        if calls is not None:
+            calls.append(batch[1].shape[0])
+        return _net(params, batch)
+
+    chunks = {"rows_per_chunk": rows_per_chunk}
+    average = average_case(key, loss, params, batch, radius=0.1, samples=3, **chunks)
+    single = average_case(
+        key, loss, params, batch, radius=0.1, samples=3, antithetic=False, metric="adaptive", **chunks
+    )
+    return (
+        worst_case(loss, params, batch, radius=0.1, m=10, steps=3, **chunks),
+        worst_case(loss, params, batch, radius=0.1, metric="adaptive", **chunks),
+        *average,
+        *single,
+        *hutchinson_trace(key, loss, params, batch, probes=3, **chunks),
+        *top_eigenvalue(key, loss, params, batch, iterations=4, **chunks)[:2],
+    )
+
+
+PLAIN = jax.jit(_measures)
+
+
 def test_one_program_over_networks():
     networks = [_network(seed)[0] for seed in range(3)]
     batch = _network()[1]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
     keys = jax.random.split(KEY, 3)
-
-    def measure(key, params):
-        return (
-            worst_case(_net, params, batch, radius=0.1, m=10, steps=2),
-            average_case(key, _net, params, batch, radius=0.1, samples=3).value,
-            hutchinson_trace(key, _net, params, batch, probes=3).value,
-            top_eigenvalue(key, _net, params, batch, iterations=4).value,
-        )
-
-    together = jax.jit(jax.vmap(measure))(keys, stacked)
+    together = jax.jit(jax.vmap(_measures, in_axes=(0, 0, None)))(keys, stacked, batch)
     for index, params in enumerate(networks):
-        np.testing.assert_allclose([part[index] for part in together], measure(keys[index], params), rtol=1e-8)
+        np.testing.assert_allclose([part[index] for part in together], PLAIN(keys[index], params, batch), rtol=1e-8)
+
+
+@pytest.mark.parametrize("rows_per_chunk", [7, 20])
+def test_chunks_of_rows_change_nothing(rows_per_chunk):
+    """7 leaves two rows over; 20 takes micro-batches of 10 in pairs, with one left."""
+    params, batch = _network()
+    chunked = jax.jit(functools.partial(_measures, rows_per_chunk=rows_per_chunk))(KEY, params, batch)
+    np.testing.assert_allclose(chunked, PLAIN(KEY, params, batch), rtol=1e-8)
+
+
+@pytest.mark.parametrize("rows_per_chunk", [None, 1, 4, 5, 11, 12, 100])
+def test_a_mean_over_rows_weighs_chunks_by_their_rows(rows_per_chunk):
+    made = mean_over_rows(lambda rows: {"mean": rows.mean()}, ROWS, rows_per_chunk)
+    np.testing.assert_allclose(made["mean"], ROWS.mean(), rtol=1e-14)
+
+
+def test_no_chunk_is_longer_than_asked_and_traces_do_not_grow():
+    params, batch = _network()
+    found = []
+    for repeats in (1, 10):
+        more = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * repeats), batch)  # noqa: B023
+        calls = []
+        jax.make_jaxpr(functools.partial(_measures, rows_per_chunk=7, calls=calls))(KEY, params, more)
+        assert max(calls) <= 7
+        found.append(len(calls))
+    assert found[0] == found[1]
+
+
+def test_without_mirror_images_the_slope_is_part_of_the_error():
+    linear = lambda w, _: jnp.sum(w)  # noqa: E731
+    made = average_case(KEY, linear, WEIGHTS, None, radius=1.0, samples=4000, antithetic=False)
+    # The rise is sigma times a sum of 8 normals, sigma = 1/sqrt(8): a standard normal.
+    assert abs(made.value) < 4.5 / 4000**0.5  # false alarm 7e-6
+    np.testing.assert_allclose(made.standard_error, 4000**-0.5, rtol=0.06)
+
+
+def test_logistic_regression_by_its_own_hessian():
+    """H = X^T diag(s(1 - s)) X / n, in closed form."""
+    draw = np.random.default_rng(0)
+    inputs, weights = draw.normal(size=(40, 6)), draw.normal(size=6)
+    batch = jnp.asarray(inputs), jnp.asarray(draw.integers(0, 2, 40))
+    loss = lambda w, batch: jnp.mean(jax.nn.softplus(batch[0] @ w) - batch[1] * (batch[0] @ w))  # noqa: E731
+    share = 1 / (1 + np.exp(-inputs @ weights))
+    exact = inputs.T @ np.diag(share * (1 - share)) @ inputs / 40
+    made = top_eigenvalue(KEY, loss, jnp.asarray(weights), batch, iterations=6, rows_per_chunk=16)
+    np.testing.assert_allclose(made.ritz_values, np.linalg.eigvalsh(exact), rtol=1e-9)
+    assert made.residual < 1e-9
+
+
+def test_float32_alone():
+    with jax.enable_x64(False):
+        params, (inputs, labels) = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), _network())
+        made = jax.jit(_measures)(KEY, params, (inputs, labels.astype(jnp.int32)))
+    assert {part.dtype for part in made} == {np.dtype("float32")}
+    assert all(np.isfinite(part) for part in made)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +279,8 @@ def test_one_program_over_networks():
         (lambda: worst_case(_quadratic, WEIGHTS, (ROWS, ROWS[:3]), radius=1.0), "same number"),
         (lambda: average_case(KEY, _quadratic, WEIGHTS, ROWS, radius=1.0, samples=1), "samples = 1"),
         (lambda: hutchinson_trace(KEY, _quadratic, WEIGHTS, ROWS, probes=1), "probes = 1"),
+        (lambda: worst_case(_quadratic, WEIGHTS, ROWS, radius=1.0, rows_per_chunk=0), "rows_per_chunk = 0"),
+        (lambda: worst_case(_quadratic, WEIGHTS, jnp.ones(()), radius=1.0), "same number"),
         (lambda: top_eigenvalue(KEY, _quadratic, WEIGHTS, ROWS, iterations=0), "iterations"),
     ],
 )
