@@ -131,6 +131,15 @@ def _curves(table: Sequence[dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
+def _command(words: Sequence[str]) -> str:
+    """The command line without the folder that the run was put into, which is of one machine."""
+    kept = list(words)
+    if "--out" in kept:
+        place = kept.index("--out")
+        del kept[place : place + 2]
+    return " ".join(kept)
+
+
 def text(
     config: Any, table: Sequence[dict[str, Any]], finished: Sequence[Finished], *, parameters: int, n: int,
     seconds: float,
@@ -144,7 +153,7 @@ def text(
     certified = n - int(n * config.prior_share)
     return f"""# sam_as_vi, config {runs.config_hash(config)}
 
-`python experiments/{" ".join(made["command"])}`
+`python experiments/{_command(made["command"])}`
 
 {config.model} with {parameters:,} weights, n = {n:,} training rows and {config.validation_rows:,} validation rows;
 seeds {", ".join(map(str, config.seeds))}. {seconds / 60:.1f} minutes on {made["host"]["cpu_count"]} \
