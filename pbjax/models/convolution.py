@@ -142,7 +142,7 @@ class FilterResponseNorm(nn.Module):
         numbers = {name: self.param(name, value, features, jnp.float32) for name, value in initial.items()}
         inputs, *numbers = promote_dtype(inputs, *numbers.values())
         scale, bias, *threshold = (by_channel(number, examples_last=self.examples_last) for number in numbers)
-        # The squares of half-precision activations are summed in float32.
+        # The square of 300 is infinite in float16.
         wide = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
         power = jnp.mean(jnp.square(wide), axis=(1, 2), keepdims=True)
         outputs = inputs * (jax.lax.rsqrt(power + self.epsilon)).astype(inputs.dtype) * scale + bias

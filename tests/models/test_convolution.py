@@ -152,9 +152,9 @@ def test_filter_response_norm_of_zeros_is_its_bias_with_a_finite_slope():
     np.testing.assert_allclose(slope, 1e3, rtol=1e-6)  # 1 / sqrt(epsilon)
 
 
-def test_filter_response_norm_sums_half_precision_squares_in_float32():
-    # A thousand pixels at 200: the squares, 4e4 each, add up to far more than float16 holds.
-    maps = jnp.full((1, 32, 32, 1), 200.0, jnp.float16)
+def test_filter_response_norm_squares_half_precision_in_float32():
+    # The square of 300 is more than float16 holds, 65,504.
+    maps = jnp.full((1, 4, 4, 1), 300.0, jnp.float16)
     params = {"params": {"scale": jnp.ones(1, jnp.float16), "bias": jnp.zeros(1, jnp.float16)}}
     outputs = FilterResponseNorm().apply(params, maps)
     assert outputs.dtype == jnp.float16
