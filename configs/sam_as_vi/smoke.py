@@ -1,4 +1,4 @@
-"""Digits, two epochs, two seeds, three methods: twenty seconds on 2 cores; shows that everything runs, no more.
+"""Digits, eight epochs, two seeds, three methods: shows that everything runs, no more.
 
 python experiments/sam_as_vi.py --config smoke
 """

@@ -280,34 +280,39 @@ def curves(rows: Sequence[Row], path: str | Path) -> None:
         for stage in stages
         for outcome in (("test_accuracy", "averaged_nll") if stage == "curve_scale" else ("test_accuracy",))
     ]
-    figure = blank_figure(max(4.6, 3.6 * len(kinds)), 1.2 + 3.1 * len(groups))
-    grid = figure.subplots(len(groups), len(kinds), squeeze=False)
-    for line, key in zip(grid, groups, strict=True):
-        for axes, (stage, outcome) in zip(line, kinds, strict=True):
-            if stage == "curve_kappa":
-                heights = _kappa_panel(axes, rows, key)
+    # A stage may have run at one budget only: no panel without rows.
+    panels = [(key, *kind) for key in groups for kind in kinds if _of(rows, key, kind[0])]
+    across = min(4, len(panels))
+    down = -(-len(panels) // across)
+    figure = blank_figure(max(4.6, 3.6 * across), 1.2 + 3.1 * down)
+    grid = figure.subplots(down, across, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (key, stage, outcome) in zip(grid.flat, panels, strict=False):
+        if stage == "curve_kappa":
+            heights = _kappa_panel(axes, rows, key)
+        else:
+            heights, ticks = [], set()
+            column = "samples" if stage == "curve_samples" else "radius"
+            for method, own in _of(rows, key, stage).items():
+                points = _means(own, lambda row, column=column: report.value(row, column), outcome)
+                points = [point for point in points if point[0] > 0]
+                heights += [point[1] for point in points]
+                ticks |= {point[0] for point in points}
+                fixed = stage == "curve_scale" and method not in LEARNS_ITS_SCALE
+                _draw(axes, points, method, dashed=fixed)
+            axes.set_xscale("log")
+            if stage == "curve_samples":
+                axes.set_xticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)])
+                axes.set_xticks([], minor=True)
+                axes.set_xlabel("samples a step")
             else:
-                heights, ticks = [], set()
-                column = "samples" if stage == "curve_samples" else "radius"
-                for method, own in _of(rows, key, stage).items():
-                    points = _means(own, lambda row, column=column: report.value(row, column), outcome)
-                    points = [point for point in points if point[0] > 0]
-                    heights += [point[1] for point in points]
-                    ticks |= {point[0] for point in points}
-                    fixed = stage == "curve_scale" and method not in LEARNS_ITS_SCALE
-                    _draw(axes, points, method, dashed=fixed)
-                axes.set_xscale("log")
-                if stage == "curve_samples":
-                    axes.set_xticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)])
-                    axes.set_xticks([], minor=True)
-                    axes.set_xlabel("samples a step")
-                else:
-                    axes.set_xlabel("starting radius √P·σ (norm of weights)")
-            axes.set_ylabel("averaged NLL in nats" if outcome == "averaged_nll" else "test accuracy in %")
-            axes.yaxis.set_major_locator(MaxNLocator(6))
-            axes.set_title(_title(key), fontsize=9)
-            tidy_axes(axes)
-            _focus(axes, heights, good_is_high=outcome == "test_accuracy")
+                axes.set_xlabel("starting radius √P·σ (norm of weights)")
+        axes.set_ylabel("averaged NLL in nats" if outcome == "averaged_nll" else "test accuracy in %")
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+        axes.set_title(_title(key), fontsize=9)
+        tidy_axes(axes)
+        _focus(axes, heights, good_is_high=outcome == "test_accuracy")
     note = _note([row for row in rows if row.get("stage") in stages], grid.flat)
     if "curve_scale" in stages:
         note = "; ".join(filter(None, ["against the starting radius: solid σ learned, dashed σ fixed", note]))
