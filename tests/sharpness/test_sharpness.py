@@ -170,10 +170,17 @@ def test_all_negative_curvature_is_reported_as_such():
 
 def test_a_flat_loss_is_flat():
     flat = lambda w, batch: jnp.zeros(()) * jnp.sum(w)  # noqa: E731
-    assert worst_case(flat, WEIGHTS, ROWS, radius=1.0, steps=3) == 0
-    assert worst_case(_quadratic, WEIGHTS, ROWS, radius=0.0) == 0
-    assert top_eigenvalue(KEY, flat, WEIGHTS, ROWS, iterations=4).value == 0
-    assert hutchinson_trace(KEY, flat, WEIGHTS, ROWS, probes=3).value == 0
+
+    @jax.jit
+    def measured(weights):
+        return (
+            worst_case(flat, weights, ROWS, radius=1.0, steps=3),
+            worst_case(_quadratic, weights, ROWS, radius=0.0),
+            *top_eigenvalue(KEY, flat, weights, ROWS, iterations=4)[:2],
+            *hutchinson_trace(KEY, flat, weights, ROWS, probes=3),
+        )
+
+    np.testing.assert_array_equal(jnp.stack(measured(WEIGHTS)), np.zeros(6))
 
 
 def test_a_loss_that_breaks_nearby_is_infinitely_sharp():
@@ -202,25 +209,25 @@ def _measures(key, params, batch, rows_per_chunk=None, calls=None):
     )
 
 
-PLAIN = jax.jit(_measures)
-
-
-def test_one_program_over_networks():
+def test_one_program_over_networks_and_over_chunks_of_rows():
+    """All networks at once in chunks of 7 rows, two being left over, against each alone with all rows."""
     networks = [_network(seed)[0] for seed in range(3)]
     batch = _network()[1]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
     keys = jax.random.split(KEY, 3)
-    together = jax.jit(jax.vmap(_measures, in_axes=(0, 0, None)))(keys, stacked, batch)
+    chunked = functools.partial(_measures, rows_per_chunk=7)
+    together = jax.jit(jax.vmap(chunked, in_axes=(0, 0, None)))(keys, stacked, batch)
+    alone = jax.jit(_measures)
     for index, params in enumerate(networks):
-        np.testing.assert_allclose([part[index] for part in together], PLAIN(keys[index], params, batch), rtol=1e-8)
+        np.testing.assert_allclose([part[index] for part in together], alone(keys[index], params, batch), rtol=1e-8)
 
 
-@pytest.mark.parametrize("rows_per_chunk", [7, 20])
-def test_chunks_of_rows_change_nothing(rows_per_chunk):
-    """7 leaves two rows over; 20 takes micro-batches of 10 in pairs, with one left."""
+def test_micro_batches_side_by_side():
+    """20 rows take micro-batches of 10 in pairs, with one left."""
     params, batch = _network()
-    chunked = jax.jit(functools.partial(_measures, rows_per_chunk=rows_per_chunk))(KEY, params, batch)
-    np.testing.assert_allclose(chunked, PLAIN(KEY, params, batch), rtol=1e-8)
+    options = {"radius": 0.3, "m": 10, "steps": 3}
+    pairs = _worst(_net, **options, rows_per_chunk=20)(params, batch)
+    np.testing.assert_allclose(pairs, _worst(_net, **options)(params, batch), rtol=1e-10)
 
 
 @pytest.mark.parametrize("rows_per_chunk", [None, 1, 4, 5, 11, 12, 100])
@@ -265,9 +272,11 @@ def test_logistic_regression_by_its_own_hessian():
 def test_float32_alone():
     with jax.enable_x64(False):
         params, (inputs, labels) = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), _network())
-        made = jax.jit(_measures)(KEY, params, (inputs, labels.astype(jnp.int32)))
-    assert {part.dtype for part in made} == {np.dtype("float32")}
-    assert all(np.isfinite(part) for part in made)
+        batch = (inputs, labels.astype(jnp.int32))
+        shapes = jax.eval_shape(functools.partial(_measures, rows_per_chunk=7), KEY, params, batch)
+        value = jax.jit(lambda p: worst_case(_net, p, batch, radius=0.3, m=10, steps=3))(params)
+    assert {part.dtype for part in shapes} == {np.dtype("float32")}
+    np.testing.assert_allclose(value, _worst(_net, radius=0.3, m=10, steps=3)(*_network()), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
