@@ -148,9 +148,12 @@ def test_top_eigenvalue_of_a_network_and_its_bound(iterations, dtype):
     tolerance = (1e-9 if dtype == jnp.float64 else 1e-5) * values[-1]
     assert made.value <= values[-1] + tolerance
     assert np.abs(values - float(made.value)).min() <= made.residual + tolerance
+    # What bounds the distance is the length of H v - theta v.
+    flat = jax.flatten_util.ravel_pytree(made.vector)[0]
+    defect = np.linalg.norm(vectors * values @ (vectors.T @ flat) - float(made.value) * flat)
+    np.testing.assert_allclose(made.residual, defect, rtol=1e-3, atol=tolerance)
     if iterations == values.size:
         np.testing.assert_allclose(made.value, values[-1], atol=tolerance)
-        flat = jax.flatten_util.ravel_pytree(made.vector)[0]
         np.testing.assert_allclose(abs(flat @ vectors[:, -1]), 1.0, rtol=1e-5)
 
 
