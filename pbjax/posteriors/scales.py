@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pbjax import bounds
 from pbjax._checks import check_delta, check_n
 from pbjax.posteriors.estimators import Estimator
 from pbjax.posteriors.gaussian import Gaussian, check_positive, check_same_structure, init, kl
+from pbjax.posteriors.objectives import make_objective
 from pbjax.posteriors.training import cosine
 
 __all__ = ["ScaleFit", "fit_scales"]
@@ -24,7 +24,7 @@ class ScaleFit(NamedTuple):
         prior: N(centre, prior_scale^2 I).
         prior_scale: scalar, a member of the declared grid.
         kl: KL(posterior||prior) in nats.
-        objective: array ``[num_records]``, the quadratic bound on minibatches, averaged over equal blocks of steps.
+        objective: array ``[num_records]``, the objective on minibatches, averaged over equal blocks of steps.
     """
 
     posterior: Gaussian
@@ -51,19 +51,18 @@ def fit_scales(
 ) -> ScaleFit:
     r"""Scales that make the certificate of weights where they stand as small as it gets.
 
-    $$\min_{\sigma, \sigma_p}\; \Big(\sqrt{E_{N(m, \sigma^2)} L + c} + \sqrt{c}\Big)^2, \qquad
-    c = \frac{KL(N(m, \sigma^2)\|N(c_0, \sigma_p^2 I)) + \ln(2\sqrt{n}/\delta)}{2n}$$
+    $$\min_{\sigma, \sigma_p}\; kl^{-1}\Big(E_{N(m, \sigma^2)} L,\;
+    \frac{KL(N(m, \sigma^2)\|N(c, \sigma_p^2 I)) + \ln(2\sqrt{n}/\delta)}{n}\Big)$$
 
     The mean m does not move. sigma_p is trained along with sigma and then set to the nearest member of a grid that was
     declared beforehand, which a certificate pays for with a union over its size; sigma is not trained again after that.
-    The quadratic bound is what is trained because the tighter kl bound is flat where it is vacuous, and weights far
-    from the centre start there; both scales start at the root mean square of m - c_0, or the end of the grid next to
-    it.
+    The objective is `make_objective("pac_bayes_kl")`, which has a slope where the bound is vacuous; both scales start
+    at the root mean square of m - c, or the end of the grid next to it.
 
     Args:
         key: a random key.
         mean: parameter pytree m, the weights to certify.
-        centre: pytree c_0 of the same structure, independent of the certified rows.
+        centre: pytree c of the same structure, independent of the certified rows.
         data: pytree of the certified rows, leading axis n.
         estimator: ``(key, gaussian, batch) -> scalar`` in [0, 1], as from ``local_estimator``.
         prior_scales: the declared grid, positive, increasing.
@@ -93,8 +92,7 @@ def fit_scales(
 
     References:
         Dziugaite and Roy, "Computing nonvacuous generalization bounds", UAI 2017, for scales trained on a bound and
-        the grid of prior scales; Perez-Ortiz et al., "Tighter risk certificates for neural networks", JMLR 2021, for
-        the quadratic one; Dziugaite et al., "On the role of data in PAC-Bayes bounds", AISTATS 2021, for the
+        the grid of prior scales; Dziugaite et al., "On the role of data in PAC-Bayes bounds", AISTATS 2021, for the
         centre.
     """
     check_n(n)
@@ -114,6 +112,7 @@ def fit_scales(
     # A scale of its own for every weight, and one number for the prior.
     trained = (jax.tree.map(lambda leaf: jnp.full(jnp.shape(leaf), start, jnp.float32), mean), start)
     optimiser = optax.adam(lambda count: learning_rate * cosine(jnp.asarray(count, jnp.float32) / num_steps))
+    objective = make_objective("pac_bayes_kl", n=n, delta=delta)
     rows = jax.tree.leaves(data)[0].shape[0]
 
     def prior(log_scale: jax.Array) -> Gaussian:
@@ -122,7 +121,7 @@ def fit_scales(
     def bound(trained: Any, key: jax.Array, batch: Any) -> jax.Array:
         posterior = Gaussian(mean, trained[0])
         risk = jnp.clip(estimator(key, posterior, batch), 0.0, 1.0)
-        return bounds.quadratic(risk, kl(posterior, prior(trained[1])), n=n, delta=delta, clip=False)
+        return objective(risk, kl(posterior, prior(trained[1])))
 
     def step(carry: Any, number: jax.Array) -> tuple[Any, jax.Array]:
         trained, state = carry

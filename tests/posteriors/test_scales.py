@@ -28,7 +28,7 @@ def _fit(**options):
 def _bound(log_scale, log_prior, n=1000):
     q = Gaussian(MEAN, log_scale)
     divergence = kl(q, init(CENTRE, scale=jnp.exp(log_prior)))
-    return bounds.quadratic(_quadratic(None, q, None), divergence, n=n, delta=0.025, clip=False)
+    return bounds.pac_bayes_kl(_quadratic(None, q, None), divergence, n=n, delta=0.025)
 
 
 def test_the_bound_is_stationary_in_every_scale():
