@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,25 +54,33 @@ class Method(NamedTuple):
 
     Attributes:
         build: `build(hyper, setting, schedule) -> transformation`, schedule being `schedule(count) -> rate`.
-        gradients: gradients a step for one sample.
-        has_radius: whether `radius` means anything.
-        gaussian: whether it holds a Gaussian around the weights, learned or fixed.
-        learns_scale: whether that Gaussian's scale is learned.
+        once: gradients a step whatever the number of samples.
+        each: gradients a step for every sample.
         learning_rate: default peak rate.
-        radius: default radius.
         rates: rates that a search tries.
+        radius: default radius; 0 where there is none.
         radii: radii that a search tries.
+        scale: of the Gaussian that it holds around the weights.
     """
 
     build: Callable[[Hyper, Setting, Any], optax.GradientTransformation]
-    gradients: int
-    has_radius: bool
-    gaussian: bool
-    learns_scale: bool
+    once: int
+    each: int
     learning_rate: float
-    radius: float
     rates: tuple[float, ...]
-    radii: tuple[float, ...]
+    radius: float = 0.0
+    radii: tuple[float, ...] = (0.0,)
+    scale: Literal["none", "fixed", "learned"] = "none"
+
+    @property
+    def has_radius(self) -> bool:
+        """Whether `radius` means anything."""
+        return self.radius > 0
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether there is a Gaussian to draw from."""
+        return self.scale != "none"
 
 
 def _base(hyper: Hyper, setting: Setting, schedule: Any, *, decay: bool = True) -> optax.GradientTransformation:
@@ -133,37 +141,32 @@ LEARNED_RADII = (1.0, 10.0)
 SLOW_RATES = (0.5, 1.0, 2.0, 4.0)
 
 METHODS: Mapping[str, Method] = {
-    "sgd": Method(_sgd, 1, False, False, False, 0.1, 0.0, SGD_RATES, (0.0,)),
-    "adamw": Method(_adamw, 1, False, False, False, 5e-3, 0.0, (1e-3, 2e-3, 5e-3, 1e-2), (0.0,)),
-    "sam": Method(_adversarial(lambda h, s: optim.sam(h.radius)), 2, True, False, False, 0.1, 0.1, SGD_RATES, RADII),
-    "asam": Method(
-        _adversarial(lambda h, s: optim.asam(h.radius)), 2, True, False, False, 0.1, 1.0, SGD_RATES,
-        (0.2, 0.5, 1.0, 2.0),
-    ),
+    "sgd": Method(_sgd, 1, 0, 0.1, SGD_RATES),
+    "adamw": Method(_adamw, 1, 0, 5e-3, (1e-3, 2e-3, 5e-3, 1e-2)),
+    "sam": Method(_adversarial(lambda h, s: optim.sam(h.radius)), 2, 0, 0.1, SGD_RATES, 0.1, RADII),
+    "asam": Method(_adversarial(lambda h, s: optim.asam(h.radius)), 2, 0, 0.1, SGD_RATES, 1.0, (0.2, 0.5, 1.0, 2.0)),
     "random_sam": Method(
-        _adversarial(lambda h, s: optim.random_sam(h.radius, samples=s.samples)), 1, True, True, False, 0.1, 1.0,
-        SGD_RATES, NOISE_RADII,
+        _adversarial(lambda h, s: optim.random_sam(h.radius, samples=s.samples)), 0, 1, 0.1, SGD_RATES, 1.0,
+        NOISE_RADII, "fixed",
     ),
     "mix_sam": Method(
-        _adversarial(lambda h, s: optim.mix_sam(h.radius, kappa=h.kappa, samples=s.samples)), 2, True, False, False,
-        0.1, 0.1, SGD_RATES, RADII,
+        _adversarial(lambda h, s: optim.mix_sam(h.radius, kappa=h.kappa, samples=s.samples)), 1, 1, 0.1, SGD_RATES,
+        0.1, RADII,
     ),
-    "mean_field": Method(_variational(optim.mean_field), 1, True, True, True, 0.1, 1.0, SGD_RATES, LEARNED_RADII),
+    "mean_field": Method(_variational(optim.mean_field), 0, 1, 0.1, SGD_RATES, 1.0, LEARNED_RADII, "learned"),
     "variational_sam_a": Method(
-        _variational(optim.variational_sam, form="a"), 2, True, True, True, 0.1, 1.0, SGD_RATES, LEARNED_RADII
+        _variational(optim.variational_sam, form="a"), 2, 0, 0.1, SGD_RATES, 1.0, LEARNED_RADII, "learned"
     ),
     "variational_sam_b": Method(
-        _variational(optim.variational_sam, form="b"), 2, True, True, True, 0.1, 1.0, SGD_RATES, LEARNED_RADII
+        _variational(optim.variational_sam, form="b"), 2, 0, 0.1, SGD_RATES, 1.0, LEARNED_RADII, "learned"
     ),
     "mean_field_then_sam": Method(
-        _variational(optim.mean_field_then_sam), 2, True, True, True, 0.1, 0.1, SGD_RATES, RADII
+        _variational(optim.mean_field_then_sam), 0, 2, 0.1, SGD_RATES, 0.1, RADII, "learned"
     ),
-    "gsam": Method(_adversarial(lambda h, s: optim.gsam(h.radius)), 2, True, False, False, 0.1, 0.1, SGD_RATES, RADII),
-    "friendly_sam": Method(
-        _adversarial(lambda h, s: optim.friendly_sam(h.radius)), 2, True, False, False, 0.1, 0.1, SGD_RATES, RADII
-    ),
-    "bsam": Method(_bsam, 2, True, True, True, 1.0, 0.1, SLOW_RATES, (0.01, 0.1, 0.5)),
-    "ivon": Method(_ivon, 1, True, True, True, 1.0, 3.0, SLOW_RATES, NOISE_RADII),
+    "gsam": Method(_adversarial(lambda h, s: optim.gsam(h.radius)), 2, 0, 0.1, SGD_RATES, 0.1, RADII),
+    "friendly_sam": Method(_adversarial(lambda h, s: optim.friendly_sam(h.radius)), 2, 0, 0.1, SGD_RATES, 0.1, RADII),
+    "bsam": Method(_bsam, 2, 0, 1.0, SLOW_RATES, 0.1, (0.01, 0.1, 0.5), "learned"),
+    "ivon": Method(_ivon, 0, 1, 1.0, SLOW_RATES, 3.0, NOISE_RADII, "learned"),
 }  # fmt: skip
 """All methods by name. `variational_sam` takes one adversarial point a step, so `samples` does not act on it."""
 
@@ -180,10 +183,5 @@ def build(method: str, hyper: Hyper, setting: Setting, total_steps: jax.Array) -
 
 
 def gradients_per_step(method: str, samples: int) -> int:
-    """Gradients of a step: the clean one once, the perturbed one once a sample."""
-    spec = METHODS[method]
-    if method in ("sgd", "adamw", "variational_sam_a", "variational_sam_b", "sam", "asam", "gsam", "friendly_sam"):
-        return spec.gradients
-    if method == "mix_sam":
-        return 1 + samples
-    return spec.gradients * (1 if method == "bsam" else samples)
+    """Gradients of a step."""
+    return METHODS[method].once + METHODS[method].each * samples

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments._sam_as_vi import figures, report
+from experiments._sam_as_vi import figures
+from experiments._sam_as_vi.rows import FIELDS, OUTCOMES, mean_and_error, summarise, value
+from experiments._sam_as_vi.tables import markdown
 from pbjax import runs
 from pbjax.runs.atomic import write_file
 
@@ -118,10 +120,10 @@ def _curves(table: Sequence[dict[str, Any]]) -> str:
         for (method, radius, kappa, samples), own in cells.items():
             line = {"method": method, "radius": radius, "kappa": kappa, "samples": samples, "seeds": len(own)}
             for outcome in ("effective_radius", "test_accuracy", "test_nll", "averaged_nll"):
-                factor, digits = report.OUTCOMES[outcome].factor, report.OUTCOMES[outcome].digits or 3
-                mean, error, count = report.mean_and_error(report.value(row, outcome) * factor for row in own)
+                factor, digits = OUTCOMES[outcome].factor, OUTCOMES[outcome].digits or 3
+                mean, error, count = mean_and_error(value(row, outcome) * factor for row in own)
                 shown = f"{mean:.{digits}f}" + ("" if np.isnan(error) else f" ± {error:.{digits}f}")
-                line[report.OUTCOMES[outcome].title + (" averaged" if outcome.startswith("averaged") else "")] = (
+                line[OUTCOMES[outcome].title + (" averaged" if outcome.startswith("averaged") else "")] = (
                     shown if count else ""
                 )
             lines.append(line)
@@ -167,7 +169,7 @@ A certificate is over the other {certified:,} rows and holds with probability {1
 is of the 0-1 risk of N(weights, sigma^2) with sigma trained on the bound; its prior is centred at the weights at the \
 end of the first part.
 
-{report.markdown(table)}
+{markdown(table)}
 {_curves(table)}
 {_tuning(table)}
 {versions}; commit {(made["git"] or {}).get("commit", "none")}.
@@ -179,7 +181,7 @@ def write(
     parameters: int, n: int, seconds: float,
 ) -> None:  # fmt: skip
     """Results, figures and summary, and a table on the terminal."""
-    directory.write_results(table, fields=report.FIELDS)
+    directory.write_results(table, fields=FIELDS)
     budget = config.budgets[0]
     everything = with_scale_curve(table)
     stages = {row["stage"] for row in everything}
@@ -193,7 +195,7 @@ def write(
         figures.curves(everything, directory.figures / "curves.png")
     content = text(config, table, finished, parameters=parameters, n=n, seconds=seconds)
     write_file(directory.path / "summary.md", content.encode())
-    shown = [line for line in report.summarise(table) if line["budget"] == budget]
+    shown = [line for line in summarise(table) if line["budget"] == budget]
     runs.print_results(
         shown, columns=("method", "test_accuracy", "test_nll", "ece", "certificate", "sharpness_worst"),
         title=f"mean over seeds, equal {budget}",

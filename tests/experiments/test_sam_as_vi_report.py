@@ -9,7 +9,14 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from experiments._sam_as_vi import figures, report
+from experiments._sam_as_vi import comparisons, correlations, figures, tables
+from experiments._sam_as_vi import rows as rows_module
+from experiments._sam_as_vi.comparisons import holm, paired, replaces, sign_flip
+from experiments._sam_as_vi.correlations import rank_correlations
+from experiments._sam_as_vi.figures import calibration, drawing, interpolations
+from experiments._sam_as_vi.methods import METHODS
+from experiments._sam_as_vi.rows import AVERAGED, FIELDS, MEASURES, ORDER, summarise, value
+from experiments._sam_as_vi.tables import markdown
 from pbjax import runs
 
 ROWS_SEED = 0
@@ -20,9 +27,9 @@ def make_row(method="sgd", seed=0, **changed):
         "stage": "final", "method": method, "dataset": "mnist", "model": "mlp", "budget": "gradients", "seed": seed,
         "learning_rate": 0.1, "radius": 0.1, "effective_radius": 0.1, "kappa": None, "samples": 1, "mean_scale": None,
         "test_accuracy": 0.98, "test_nll": 0.06, "ece": 0.01, "brier": 0.03, "ood_auroc": None,
-        **dict.fromkeys(report.AVERAGED), "certificate": 0.1, "certificate_risk": 0.03, "certificate_kl": 500.0,
+        **dict.fromkeys(AVERAGED), "certificate": 0.1, "certificate_risk": 0.03, "certificate_kl": 500.0,
         "certificate_n": 30000, "delta": 0.025, "assumption": "iid", "delta_ledger": {"kl": 0.025},
-        **dict.fromkeys(report.MEASURES, 1.0), "train_loss": 0.01, "gradients": 1000, "epochs": 5.0, "seconds": 1.0,
+        **dict.fromkeys(MEASURES, 1.0), "train_loss": 0.01, "gradients": 1000, "epochs": 5.0, "seconds": 1.0,
         "flag": None,
     }  # fmt: skip
     return {**row, **changed}
@@ -37,12 +44,10 @@ def study():
     """Every method, both budgets, five seeds, a diverged network, and all the curves."""
     rng = np.random.default_rng(ROWS_SEED)
     rows = []
-    for budget, (rank, method), seed in itertools.product(("gradients", "epochs"), enumerate(report.METHODS), range(5)):
+    for budget, (rank, method), seed in itertools.product(("gradients", "epochs"), enumerate(ORDER), range(5)):
         error = 0.02 - 0.0004 * rank + 0.0002 * rng.normal()
-        sharp = {name: error * 10.0**power * rng.uniform(0.9, 1.1) for power, name in enumerate(report.MEASURES)}
-        averaged = (
-            {n: 0.05 + 0.001 * rng.normal() for n in report.AVERAGED} if method in figures.LEARNS_ITS_SCALE else {}
-        )
+        sharp = {name: error * 10.0**power * rng.uniform(0.9, 1.1) for power, name in enumerate(MEASURES)}
+        averaged = {n: 0.05 + 0.001 * rng.normal() for n in AVERAGED} if METHODS[method].scale == "learned" else {}
         rows.append(
             make_row(method, seed, budget=budget, test_accuracy=1 - error, test_nll=3 * error + 0.002 * rng.normal(),
                      certificate=4 * error, **sharp, **averaged)
@@ -63,7 +68,7 @@ def study():
     return rows
 
 
-@pytest.mark.parametrize("module", [report, figures])
+@pytest.mark.parametrize("module", [rows_module, comparisons, correlations, tables, drawing])
 def test_examples(module):
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     result = doctest.testmod(module, optionflags=flags)
@@ -71,10 +76,10 @@ def test_examples(module):
 
 
 def test_rows_are_those_of_results_json(study):
-    checked = runs.check_rows(study, fields=report.FIELDS)
+    checked = runs.check_rows(study, fields=FIELDS)
     assert checked[16]["test_nll"] is None and checked[16]["flag"] == "diverged"
     with pytest.raises(ValueError, match="lacks seed"):
-        runs.check_rows([{k: v for k, v in study[0].items() if k != "seed"}], fields=report.FIELDS)
+        runs.check_rows([{k: v for k, v in study[0].items() if k != "seed"}], fields=FIELDS)
 
 
 # --- means over seeds
@@ -82,7 +87,7 @@ def test_rows_are_those_of_results_json(study):
 
 def test_mean_and_standard_error_by_hand():
     # 1, 2, 3, 4: variance 5/3, over four values: sqrt(5/12).
-    (row,) = report.summarise(of_values("test_nll", sgd=(1.0, 2.0, 3.0, 4.0)))
+    (row,) = summarise(of_values("test_nll", sgd=(1.0, 2.0, 3.0, 4.0)))
     assert row["test_nll"] == 2.5
     assert row["test_nll_standard_error"] == pytest.approx(math.sqrt(5 / 12), rel=1e-12)
     assert row["seeds"] == 4 and row["gap"] == pytest.approx(2.49) and row["test_error"] == pytest.approx(0.02)
@@ -91,25 +96,25 @@ def test_mean_and_standard_error_by_hand():
 def test_one_seed_has_no_error_and_flags_are_shown():
     rows = of_values("test_nll", sgd=(1.0,), sam=(1.0, math.nan, 3.0))
     rows[2]["flag"] = "diverged"
-    one, other = report.summarise(rows)
+    one, other = summarise(rows)
     assert one["test_nll"] == 1.0 and one["test_nll_standard_error"] is None and one["flag"] is None
     assert other["test_nll"] == 2.0 and other["test_nll_seeds"] == 2 and other["seeds"] == 3
     assert other["flagged"] == 1 and other["flag"] == "1 of 3 seeds: diverged"
-    assert "(2 of 3)" in report.markdown(rows) and "†" in report.markdown(rows)
+    assert "(2 of 3)" in markdown(rows) and "†" in markdown(rows)
 
 
 def test_a_flagged_seed_counts_in_the_mean():
     rows = of_values("test_accuracy", sgd=(0.9, 0.1))
     rows[1]["flag"] = "diverged"
-    assert report.summarise(rows)[0]["test_accuracy"] == pytest.approx(0.5)
+    assert summarise(rows)[0]["test_accuracy"] == pytest.approx(0.5)
 
 
 def test_a_grid_of_settings_is_not_averaged_and_a_double_is_refused():
     rows = [make_row("mix_sam", s, kappa=k, test_nll=k) for s in range(2) for k in (0.5, 2.0)]
-    found = {row["method"]: row["test_nll"] for row in report.summarise(rows)}
+    found = {row["method"]: row["test_nll"] for row in summarise(rows)}
     assert found == {"mix_sam (kappa 0.5)": 0.5, "mix_sam (kappa 2)": 2.0}
     with pytest.raises(ValueError, match="two rows of one seed"):
-        report.summarise([make_row(), make_row()])
+        summarise([make_row(), make_row()])
 
 
 # --- paired tests
@@ -119,7 +124,7 @@ def test_paired_against_scipy_and_by_hand():
     rng = np.random.default_rng(1)
     values = rng.normal(0.98, 0.01, size=(4, 5))
     names = ("sgd", "sam", "asam", "ivon")
-    found = report.paired(
+    found = paired(
         of_values("test_accuracy", **dict(zip(names, values.tolist(), strict=True))), outcome="test_accuracy"
     )
     assert [row["method"] for row in found] == ["sam", "asam", "ivon"]
@@ -134,7 +139,7 @@ def test_paired_against_scipy_and_by_hand():
         assert row["difference"] == pytest.approx(differences.mean())
         assert row["standard_error"] == pytest.approx(differences.std(ddof=1) / math.sqrt(5))
     # Differences 1, 2, 3: mean 2, error 1/sqrt(3), t = 2 sqrt(3), p = 1 - t/sqrt(2 + t^2) with two degrees of freedom.
-    (row,) = report.paired(of_values("test_nll", sgd=(0.0, 0.0, 0.0), sam=(1.0, 2.0, 3.0)), outcome="test_nll")
+    (row,) = paired(of_values("test_nll", sgd=(0.0, 0.0, 0.0), sam=(1.0, 2.0, 3.0)), outcome="test_nll")
     t = 2 * math.sqrt(3)
     assert row["p_value"] == pytest.approx(1 - t / math.sqrt(2 + t * t), rel=1e-9)
 
@@ -142,7 +147,7 @@ def test_paired_against_scipy_and_by_hand():
 def test_pairs_are_by_seed_not_by_order():
     rows = [make_row("sgd", s, test_nll=float(s)) for s in (0, 1, 2, 3)]
     rows += [make_row("sam", s, test_nll=s + 1 + 0.01 * s) for s in (3, 1, 2, 7)]
-    (row,) = report.paired(rows, outcome="test_nll")
+    (row,) = paired(rows, outcome="test_nll")
     assert row["seeds"] == 3 and row["missing"] == 2
     assert row["difference"] == pytest.approx(1.02)
 
@@ -153,36 +158,36 @@ def test_budgets_are_families_of_their_own():
         make_row(m, s, budget=b, test_nll=rng.normal())
         for m in ("sgd", "sam", "asam") for b in ("gradients", "epochs") for s in range(4)
     ]  # fmt: skip
-    both = report.paired(rows, outcome="test_nll")
-    assert len(both) == 4 and [row for row in both if row["budget"] == "epochs"] == report.paired(
+    both = paired(rows, outcome="test_nll")
+    assert len(both) == 4 and [row for row in both if row["budget"] == "epochs"] == paired(
         rows, outcome="test_nll", budget="epochs"
     )
     for budget in ("gradients", "epochs"):
         own = [row for row in both if row["budget"] == budget]
-        assert [row["p_holm"] for row in own] == report.holm([row["p_value"] for row in own])
-    assert report.paired(rows, outcome="test_nll", reference="ivon") == []
+        assert [row["p_holm"] for row in own] == holm([row["p_value"] for row in own])
+    assert paired(rows, outcome="test_nll", reference="ivon") == []
 
 
 def test_holm_by_hand():
     # 0.01 * 4, 0.02 * 3, 0.03 * 2 and max with what went before, 0.9 * 1.
-    assert report.holm([0.9, 0.01, 0.03, 0.02]) == pytest.approx([0.9, 0.04, 0.06, 0.06])
-    assert report.holm([0.5, 0.6]) == [1.0, 1.0]
-    assert report.holm([None, 0.2]) == [None, 0.2]
-    assert report.holm([]) == []
+    assert holm([0.9, 0.01, 0.03, 0.02]) == pytest.approx([0.9, 0.04, 0.06, 0.06])
+    assert holm([0.5, 0.6]) == [1.0, 1.0]
+    assert holm([None, 0.2]) == [None, 0.2]
+    assert holm([]) == []
 
 
 def test_sign_flip_by_enumeration():
     # 3, 1, -1: sums over signs are +-5, +-3, +-3, +-1 (each sign pattern); |observed| = 3 -> 6 of 8.
-    assert report.sign_flip([3.0, 1.0, -1.0]) == 6 / 8
-    assert report.sign_flip([0.1, 0.2, 0.3, 0.4, 0.5]) == 1 / 16
-    assert report.sign_flip([0.0, 0.0]) == 1.0
-    assert report.sign_flip([2.0]) == 1.0
-    assert report.sign_flip(np.ones(20)) < 1e-3
+    assert sign_flip([3.0, 1.0, -1.0]) == 6 / 8
+    assert sign_flip([0.1, 0.2, 0.3, 0.4, 0.5]) == 1 / 16
+    assert sign_flip([0.0, 0.0]) == 1.0
+    assert sign_flip([2.0]) == 1.0
+    assert sign_flip(np.ones(20)) < 1e-3
 
 
 def test_differences_without_spread_give_no_t_test():
     rows = of_values("test_nll", sgd=(0.1, 0.2, 0.3), sam=(0.1, 0.2, 0.3), asam=(0.2, 0.3, 0.4), ivon=(0.5,))
-    same, shifted, one = report.paired(rows, outcome="test_nll")
+    same, shifted, one = paired(rows, outcome="test_nll")
     assert same["p_value"] == 1.0 and same["difference"] == 0.0
     assert shifted["p_value"] is None and shifted["p_holm"] is None and shifted["p_sign_flip"] == 0.25
     assert one["p_value"] is None and one["standard_error"] is None and one["seeds"] == 1 and one["missing"] == 2
@@ -194,7 +199,7 @@ def test_replaces_tells_no_loss_from_not_known():
 
     def verdict(difference):
         rows = of_values("test_nll", mean_field=base, variational_sam_a=base + difference)
-        (row,) = [row for row in report.replaces(rows) if row["outcome"] == "test_nll"]
+        (row,) = [row for row in replaces(rows) if row["outcome"] == "test_nll"]
         return row
 
     assert verdict(-0.02 + 1e-3 * noise)["verdict"] == "better"
@@ -210,9 +215,9 @@ def test_replaces_knows_which_way_is_better():
     rows = of_values(
         "test_accuracy", mean_field=(0.90, 0.91, 0.92), variational_sam_b=(0.95, 0.96, 0.9702), sam=(1.0,) * 3
     )
-    found = [row for row in report.replaces(rows) if row["outcome"] == "test_accuracy"]
+    found = [row for row in replaces(rows) if row["outcome"] == "test_accuracy"]
     assert [(row["method"], row["verdict"]) for row in found] == [("variational_sam_b", "better")]
-    assert found[0]["gain"] > 0 and report.replaces([]) == []
+    assert found[0]["gain"] > 0 and replaces([]) == []
 
 
 # --- rank correlations
@@ -220,10 +225,10 @@ def test_replaces_knows_which_way_is_better():
 
 def test_monotone_data_have_rank_correlation_one():
     rows = []
-    for rank, (method, seed) in enumerate(itertools.product(report.METHODS[:6], range(3))):
+    for rank, (method, seed) in enumerate(itertools.product(ORDER[:6], range(3))):
         own = {"test_accuracy": 0.9 + 0.001 * rank, "certificate": 1 - 0.01 * rank}
-        rows.append(make_row(method, seed, **own, **dict.fromkeys(report.MEASURES, math.exp(-rank))))
-    found = [row for row in report.rank_correlations(rows, resamples=200) if row["target"] != "gap"]
+        rows.append(make_row(method, seed, **own, **dict.fromkeys(MEASURES, math.exp(-rank))))
+    found = [row for row in rank_correlations(rows, resamples=200) if row["target"] != "gap"]
     assert len(found) == 2 * (5 * 2 + 1)
     for row in found:
         for name in ("rho", "rho_low", "rho_high", "tau", "tau_low", "tau_high"):
@@ -237,13 +242,11 @@ def test_rank_correlations_against_scipy_with_ties(study):
         for row in study
         if row["stage"] == "final" and row["budget"] == "gradients"
     ]
-    for found in report.rank_correlations(rows, resamples=0):
+    for found in rank_correlations(rows, resamples=0):
         kept = [row for row in rows if not row["flag"]]
         pairs = {}
         for row in kept:
-            pairs.setdefault(row["method"], []).append(
-                (report.value(row, found["measure"]), report.value(row, found["target"]))
-            )
+            pairs.setdefault(row["method"], []).append((value(row, found["measure"]), value(row, found["target"])))
         blocks = [np.array(own) for own in pairs.values()]
         x, y = np.concatenate([b if found["over"] == "networks" else b.mean(0, keepdims=True) for b in blocks]).T
         assert found["rho"] == pytest.approx(stats.spearmanr(x, y).statistic, rel=1e-9)
@@ -256,7 +259,7 @@ def test_a_weight_is_a_copy():
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=8), rng.integers(0, 4, size=8).astype(float)
     weights = rng.multinomial(8, np.full(8, 1 / 8), size=5)
-    rho, tau = report._rank_statistics(x, y, weights.astype(float))
+    rho, tau = correlations._rank_statistics(x, y, weights.astype(float))
     for index, counts in enumerate(weights):
         a, b = np.repeat(x, counts), np.repeat(y, counts)
         assert rho[index] == pytest.approx(stats.spearmanr(a, b).statistic)
@@ -270,10 +273,8 @@ def test_the_bootstrap_draws_methods_not_networks():
 
     def interval(seeds):
         rows = [make_row(m, s, sharpness_worst=a, test_accuracy=1 - 0.01 * (a + b))
-                for m, (a, b) in zip(report.METHODS, values.tolist(), strict=False) for s in range(seeds)]  # fmt: skip
-        row = next(
-            r for r in report.rank_correlations(rows) if r["measure"] == "sharpness_worst" and r["over"] == "networks"
-        )
+                for m, (a, b) in zip(ORDER, values.tolist(), strict=False) for s in range(seeds)]  # fmt: skip
+        row = next(r for r in rank_correlations(rows) if r["measure"] == "sharpness_worst" and r["over"] == "networks")
         return row["rho_low"], row["rho_high"]
 
     assert interval(1) == pytest.approx(interval(5), abs=1e-12)
@@ -282,24 +283,24 @@ def test_the_bootstrap_draws_methods_not_networks():
 
 def test_too_few_points_give_no_correlation():
     rows = of_values("test_nll", sgd=(1.0,), sam=(2.0,))
-    for row in report.rank_correlations(rows):
+    for row in rank_correlations(rows):
         assert row["rho_low"] is None
-    assert all(row["rho"] is None for row in report.rank_correlations([make_row()]))
-    assert report.rank_correlations([]) == []
+    assert all(row["rho"] is None for row in rank_correlations([make_row()]))
+    assert rank_correlations([]) == []
 
 
 # --- tables
 
 
 def test_only_a_resolved_best_is_bold():
-    close = report.markdown(of_values("test_accuracy", sgd=(0.90, 0.92, 0.94), sam=(0.92, 0.90, 0.95)), resamples=0)
-    clear = report.markdown(of_values("test_accuracy", sgd=(0.90, 0.92, 0.94), sam=(0.95, 0.97, 0.9901)), resamples=0)
+    close = markdown(of_values("test_accuracy", sgd=(0.90, 0.92, 0.94), sam=(0.92, 0.90, 0.95)), resamples=0)
+    clear = markdown(of_values("test_accuracy", sgd=(0.90, 0.92, 0.94), sam=(0.95, 0.97, 0.9901)), resamples=0)
     assert "**" not in close
     assert "**97.00 ± 1.16**" in clear and clear.count("**") == 2
 
 
 def test_markdown_of_a_study(study):
-    text = report.markdown(study, resamples=50)
+    text = markdown(study, resamples=50)
     for heading in (
         "At the mean, equal gradients",
         "At the mean, equal epochs",
@@ -315,20 +316,20 @@ def test_markdown_of_a_study(study):
     for block in text.split("\n\n"):
         table = [line for line in block.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in table}) <= 1, block
-    assert report.markdown(study, resamples=50) == text
+    assert markdown(study, resamples=50) == text
 
 
 def test_a_certificate_is_rounded_up():
-    assert "| 0.1001 |" in report.markdown([make_row(certificate=0.10001)])
+    assert "| 0.1001 |" in markdown([make_row(certificate=0.10001)])
 
 
 def test_rows_with_holes_do_not_crash():
     bare = [{"stage": "final", "method": m, "seed": s, "flag": None} for m in ("sgd", "unheard_of") for s in range(2)]
     holed = [make_row(m, 0, test_nll=None, certificate=math.nan) for m in ("mean_field", "variational_sam_a")]
     for rows in (bare, holed, []):
-        assert report.summarise(rows) is not None
-        assert isinstance(report.markdown(rows), str)
-        assert report.replaces(rows) is not None
+        assert summarise(rows) is not None
+        assert isinstance(markdown(rows), str)
+        assert replaces(rows) is not None
 
 
 # --- figures
@@ -350,7 +351,7 @@ def test_figures_of_a_study(study, tmp_path):
 
 def test_figures_take_what_json_gives_back(study, tmp_path):
     """An infinite kappa comes back as null, one seed has no error, a row may lack columns."""
-    plain = runs.check_rows([row for row in study if row["seed"] == 0], fields=report.FIELDS)
+    plain = runs.check_rows([row for row in study if row["seed"] == 0], fields=FIELDS)
     for draw in (figures.accuracy_against_radius, figures.curves):
         draw(plain, tmp_path / "a.png")
         assert is_a_small_png(tmp_path / "a.png")
@@ -367,15 +368,15 @@ def test_figures_take_what_json_gives_back(study, tmp_path):
 
 
 def test_the_random_end_of_kappa_is_at_ninety_degrees():
-    found = [figures._angle({"kappa": kappa}) for kappa in (0.0, 1.0, math.inf, None)]
+    found = [interpolations._angle({"kappa": kappa}) for kappa in (0.0, 1.0, math.inf, None)]
     assert found == pytest.approx([0.0, 45.0, 90.0, 90.0])
 
 
 def test_a_collapsed_point_is_shown_on_the_edge(study):
-    panel = figures.blank_figure(3, 3).subplots()
+    panel = runs.figures.blank_figure(3, 3).subplots()
     heights = [98.0, 98.1, 98.2, 98.3, 10.0]
-    figures._draw(panel, [(float(i), y, 0.0, y < 50) for i, y in enumerate(heights)], "sam")
-    figures._focus(panel, heights)
+    drawing.draw(panel, [(float(i), y, 0.0, y < 50) for i, y in enumerate(heights)], "sam")
+    drawing.focus(panel, heights)
     low, high = panel.get_ylim()
     assert 97 < low < 98 and 98.3 < high < 99
     assert any(line.get_marker() == "v" and line.get_ydata()[0] == low for line in panel.lines)
@@ -384,7 +385,7 @@ def test_a_collapsed_point_is_shown_on_the_edge(study):
 def test_reliability_prints_the_ece(tmp_path, monkeypatch):
     # 30 of 40 at confidence 0.9 with accuracy 0.8, 10 at 0.5 with 0.7: 0.75 * 0.1 + 0.25 * 0.2 = 12.5 %.
     drawn = []
-    monkeypatch.setattr(figures, "save_png", lambda figure, path, **_: drawn.append(figure))
+    monkeypatch.setattr(calibration, "save_png", lambda figure, path, **_: drawn.append(figure))
     triple = (np.array([0, 10, 30]), np.array([np.nan, 0.5, 0.9]), np.array([np.nan, 0.7, 0.8]))
     figures.reliability({"sgd": triple, "mean_field": {"mean": triple, "averaged": triple}}, tmp_path / "a.png")
     texts = [text.get_text() for axes in drawn[0].axes for text in axes.texts]
@@ -394,10 +395,10 @@ def test_reliability_prints_the_ece(tmp_path, monkeypatch):
 def test_reliability_and_learning_curves_are_written(tmp_path):
     rng = np.random.default_rng(5)
     centres = np.linspace(0.05, 0.95, 10)
-    bins = {m: {"mean": (np.arange(10), centres, centres**2), "averaged": None} for m in report.METHODS}
+    bins = {m: {"mean": (np.arange(10), centres, centres**2), "averaged": None} for m in ORDER}
     figures.reliability(bins, tmp_path / "a.png")
     history = {}
-    for method in report.METHODS[:-1]:
+    for method in ORDER[:-1]:
         epoch = np.tile(np.arange(6.0), (3, 1))
         values = [epoch, 2 * np.exp(-epoch) + 0.1, 1 - np.exp(-epoch - 0.1) + 0.01 * rng.normal(size=epoch.shape)]
         history[method] = np.stack(values, axis=-1)
