@@ -5,12 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from pbjax.runs import RunOptions
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+from pbjax.runs import RunOptions, require, require_at_least, require_positive, require_seeds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,36 +103,32 @@ class GibbsGap(RunOptions):
 
     def validate(self) -> None:
         """Refuses values that no run could use."""
-        _require(0 < self.delta < 1, f"delta = {self.delta}: must lie in (0, 1), for example 0.05")
-        _require(self.prior_scale > 0, f"prior_scale = {self.prior_scale}: must be positive")
-        _require(
+        require(0 < self.delta < 1, f"delta = {self.delta}: must lie in (0, 1), for example 0.05")
+        require_positive(self, "prior_scale")
+        require(
             self.prior_scale in self.prior_scale_grid,
             f"prior_scale = {self.prior_scale} is not in prior_scale_grid = {self.prior_scale_grid}; "
             "declare every scale that may be tried, the certificate pays for their number",
         )
-        _require(
+        require(
             0 < self.beta_min < self.beta_max,
             f"beta_min = {self.beta_min}, beta_max = {self.beta_max}: need 0 < beta_min < beta_max",
         )
-        for name, least in {
-            "rungs": 3, "chains": 2, "num_integration_steps": 1, "pilot_rungs": 4, "pilot_moves": 2, "adapt_moves": 2,
-            "draws": 4, "moves_per_chunk": 1, "rows_per_chunk": 1, "mean_field_steps": 1, "mean_field_samples": 1,
-            "mean_field_draws": 2, "mean_field_rung_draws": 2,
-        }.items():  # fmt: skip
-            value = getattr(self, name)
-            _require(value >= least, f"{name} = {value}: must be at least {least}")
+        require_at_least(
+            self, rungs=3, chains=2, num_integration_steps=1, pilot_rungs=4, pilot_moves=2, adapt_moves=2, draws=4,
+            moves_per_chunk=1, rows_per_chunk=1, mean_field_steps=1, mean_field_samples=1, mean_field_draws=2,
+            mean_field_rung_draws=2,
+        )  # fmt: skip
         for name in ("adapt_moves", "draws"):
             value = getattr(self, name)
-            _require(
+            require(
                 value % self.moves_per_chunk == 0,
                 f"{name} = {value}: must be a multiple of moves_per_chunk = {self.moves_per_chunk}",
             )
-        _require(0 <= self.jitter < 1, f"jitter = {self.jitter}: must lie in [0, 1)")
-        _require(0 < self.target_acceptance < 1, f"target_acceptance = {self.target_acceptance}: must lie in (0, 1)")
-        _require(len(self.seeds) >= 1, "seeds is empty: give at least one, for example --seeds 0")
-        _require(len(set(self.seeds)) == len(self.seeds), f"seeds = {self.seeds}: give each seed once")
-        _require(min(self.seeds) >= 0, f"seeds = {self.seeds}: must be non-negative integers")
-        _require(all(width >= 1 for width in self.hidden), f"hidden = {self.hidden}: widths must be positive integers")
+        require(0 <= self.jitter < 1, f"jitter = {self.jitter}: must lie in [0, 1)")
+        require(0 < self.target_acceptance < 1, f"target_acceptance = {self.target_acceptance}: must lie in (0, 1)")
+        require_seeds(self)
+        require(all(width >= 1 for width in self.hidden), f"hidden = {self.hidden}: widths must be positive integers")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,8 +154,6 @@ class Rosenbrock(RunOptions):
 
     def validate(self) -> None:
         """Refuses values that no run could use."""
-        for name in ("curvature", "beta", "prior_scale"):
-            _require(getattr(self, name) > 0, f"{name} = {getattr(self, name)}: must be positive")
-        for name, least in {"chains": 2, "draws": 8, "num_integration_steps": 1, "mean_field_steps": 1}.items():
-            _require(getattr(self, name) >= least, f"{name} = {getattr(self, name)}: must be at least {least}")
-        _require(len(self.seeds) >= 1 and min(self.seeds) >= 0, f"seeds = {self.seeds}: give non-negative integers")
+        require_positive(self, "curvature", "beta", "prior_scale")
+        require_at_least(self, chains=2, draws=8, num_integration_steps=1, mean_field_steps=1)
+        require_seeds(self)

@@ -6,12 +6,7 @@ import dataclasses
 from typing import Literal
 
 from experiments._sam_as_vi.methods import METHODS
-from pbjax.runs import RunOptions
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+from pbjax.runs import RunOptions, require, require_at_least, require_positive, require_seeds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,48 +140,42 @@ class SamAsVi(RunOptions):
         known = ", ".join(METHODS)
         for field in ("methods", "curve_methods", "learning_rates", "radii"):
             for name in getattr(self, field):
-                _require(name in METHODS, f"{field}: {name!r} is not a method; choose from {known}")
-        _require(len(self.methods) >= 1, f"methods is empty; choose from {known}")
-        _require(len(set(self.methods)) == len(self.methods), f"methods = {self.methods}: give each method once")
+                require(name in METHODS, f"{field}: {name!r} is not a method; choose from {known}")
+        require(len(self.methods) >= 1, f"methods is empty; choose from {known}")
+        require(len(set(self.methods)) == len(self.methods), f"methods = {self.methods}: give each method once")
         for name in self.curve_methods:
-            _require(METHODS[name].has_radius, f"curve_methods: {name} has no radius")
-        _require(len(self.budgets) >= 1, "budgets is empty: give gradients, epochs or both")
+            require(METHODS[name].has_radius, f"curve_methods: {name} has no radius")
+        require(len(self.budgets) >= 1, "budgets is empty: give gradients, epochs or both")
         for field in ("learning_rates", "radii"):
             for name, value in getattr(self, field).items():
-                _require(value > 0, f"{field} {name} = {value}: must be positive")
-        for name in ("epochs", "weight_decay", "scale_rate", "ceiling", "worst_radius", "adaptive_radius",
-                     "average_radius"):  # fmt: skip
-            _require(getattr(self, name) > 0, f"{name} = {getattr(self, name)}: must be positive")
-        _require(0 <= self.momentum < 1, f"momentum = {self.momentum}: must lie in [0, 1)")
-        _require(0 < self.delta < 1, f"delta = {self.delta}: must lie in (0, 1), for example 0.05")
-        _require(0 < self.prior_share < 1, f"prior_share = {self.prior_share}: must lie in (0, 1), for example 0.5")
-        _require(0 <= self.label_smoothing < 1, f"label_smoothing = {self.label_smoothing}: must lie in [0, 1)")
+                require(value > 0, f"{field} {name} = {value}: must be positive")
+        require_positive(
+            self, "epochs", "weight_decay", "scale_rate", "ceiling", "worst_radius", "adaptive_radius", "average_radius"
+        )
+        require(0 <= self.momentum < 1, f"momentum = {self.momentum}: must lie in [0, 1)")
+        require(0 < self.delta < 1, f"delta = {self.delta}: must lie in (0, 1), for example 0.05")
+        require(0 < self.prior_share < 1, f"prior_share = {self.prior_share}: must lie in (0, 1), for example 0.5")
+        require(0 <= self.label_smoothing < 1, f"label_smoothing = {self.label_smoothing}: must lie in [0, 1)")
         low, high = self.prior_scale_range
-        _require(0 < low < high, f"prior_scale_range = {self.prior_scale_range}: need 0 < least < greatest")
-        for name, least in {
-            "validation_rows": 1, "batch_size": 1, "samples": 1, "prior_scale_count": 2, "certificate_steps": 10,
-            "certificate_repeats": 1, "certificate_rows_at_once": 1, "posterior_samples": 1, "bins": 1,
-            "sharpness_rows": 1, "sharpness_micro_batch": 1, "sharpness_ascent_steps": 1, "sharpness_samples": 2,
-            "hutchinson_probes": 2, "lanczos_iterations": 1, "replicas_at_once": 1, "chunks_per_pass": 1, "crop": 0,
-            "cutout": 0, "kappa": 0,
-        }.items():  # fmt: skip
-            _require(getattr(self, name) >= least, f"{name} = {getattr(self, name)}: must be at least {least}")
-        _require(
+        require(0 < low < high, f"prior_scale_range = {self.prior_scale_range}: need 0 < least < greatest")
+        require_at_least(
+            self, validation_rows=1, batch_size=1, samples=1, prior_scale_count=2, certificate_steps=10,
+            certificate_repeats=1, certificate_rows_at_once=1, posterior_samples=1, bins=1, sharpness_rows=1,
+            sharpness_micro_batch=1, sharpness_ascent_steps=1, sharpness_samples=2, hutchinson_probes=2,
+            lanczos_iterations=1, replicas_at_once=1, chunks_per_pass=1, crop=0, cutout=0, kappa=0,
+        )  # fmt: skip
+        require(
             self.certificate_steps % 10 == 0, f"certificate_steps = {self.certificate_steps}: must be a multiple of 10"
         )
-        _require(
+        require(
             self.sharpness_rows % self.sharpness_micro_batch == 0,
             f"sharpness_micro_batch = {self.sharpness_micro_batch}: must divide sharpness_rows = {self.sharpness_rows}",
         )
-        _require(len(self.seeds) >= 1, "seeds is empty: give at least one, for example --seeds 0")
-        for name in ("seeds", "tune_seeds"):
-            seeds = getattr(self, name)
-            _require(len(set(seeds)) == len(seeds), f"{name} = {seeds}: give each seed once")
-            _require(all(seed >= 0 for seed in seeds), f"{name} = {seeds}: must be non-negative integers")
-        _require(
-            not self.tune or (len(self.tune_seeds) >= 1 and not set(self.tune_seeds) & set(self.seeds)),
-            f"tune_seeds = {self.tune_seeds}: need at least one, and none of seeds = {self.seeds}",
-        )
-        _require(all(radius > 0 for radius in self.curve_radii), f"curve_radii = {self.curve_radii}: must be positive")
-        _require(all(k >= 0 for k in self.curve_kappas), f"curve_kappas = {self.curve_kappas}: must not be negative")
-        _require(all(s >= 1 for s in self.curve_samples), f"curve_samples = {self.curve_samples}: must be at least 1")
+        require_seeds(self)
+        if self.tune:
+            require_seeds(self, name="tune_seeds")
+            shared = set(self.tune_seeds) & set(self.seeds)
+            require(not shared, f"tune_seeds = {self.tune_seeds}: must have none of seeds = {self.seeds}")
+        require(all(radius > 0 for radius in self.curve_radii), f"curve_radii = {self.curve_radii}: must be positive")
+        require(all(k >= 0 for k in self.curve_kappas), f"curve_kappas = {self.curve_kappas}: must not be negative")
+        require(all(s >= 1 for s in self.curve_samples), f"curve_samples = {self.curve_samples}: must be at least 1")

@@ -11,6 +11,7 @@ from pbjax.runs.progress import Progress
 from pbjax.runs.provenance import provenance
 from pbjax.runs.results import ROW_FIELDS, Field, check_rows, is_flagged
 from pbjax.runs.tables import markdown_table, print_results
+from pbjax.runs.validation import require, require_at_least, require_positive, require_seeds
 
 __all__ = [
     "NOT_HASHED",
@@ -40,6 +41,10 @@ __all__ = [
     "provenance",
     "replica_mesh",
     "replicate",
+    "require",
+    "require_at_least",
+    "require_positive",
+    "require_seeds",
     "run_chunks",
     "shard_replicas",
 ]

@@ -11,6 +11,7 @@ import pytest
 from configs.sam_as_vi.smoke import config as smoke
 from experiments import sam_as_vi
 from experiments._sam_as_vi.evaluation import Trained, certified
+from experiments._sam_as_vi.groups import make_group
 from experiments._sam_as_vi.methods import METHODS, Hyper, gradients_per_step
 from experiments._sam_as_vi.training import init_replicas, make_chunk
 from pbjax.runs import load_configs
@@ -27,7 +28,7 @@ def _train(study, method, *, radius=0.1, problem=None, seeds=(0, 1), budget="epo
     """(replicas, watched of each chunk) after a whole run."""
     problem = study.problem if problem is None else problem
     cells = [(0.05, radius, kappa)]
-    group = sam_as_vi.make_group(study.config, "final", method, budget, cells, seeds)
+    group = make_group(study.config, "final", method, budget, cells, seeds)
     shape = study.plan(group)
     chunk = jax.jit(make_chunk(method, study.setting(1), problem, shape, at_once=at_once, watch_rows=50))
     hyper = Hyper(*(jnp.asarray(x) for x in (group.learning_rate, group.radius, group.kappa)))
@@ -67,7 +68,7 @@ def test_every_row_of_a_pass_is_used_once(study):
     """Each row is marked by a feature of its own; a linear loss adds up which rows were seen."""
     problem = study.problem
     counts = []
-    group = sam_as_vi.make_group(study.config, "final", "sgd", "epochs", [(0.05, 0.1, 1.0)], (0,))
+    group = make_group(study.config, "final", "sgd", "epochs", [(0.05, 0.1, 1.0)], (0,))
     shape = study.plan(group)
 
     def apply(params, inputs):
@@ -106,13 +107,14 @@ QUICK = ("bsam", "variational_sam_b")  # a compilation each; the others with the
 )
 def test_every_method_learns_and_costs_what_its_budget_says(study, method):
     spec = METHODS[method]
-    replicas, watched = _train(study, method, radius=spec.radius, budget="epochs")
-    assert np.isfinite(jax.tree.leaves(replicas.params)[0]).all()
-    assert (watched[-1].train_loss < watched[0].train_loss + 0.05).all()
+    # Well inside every method's range: two epochs of digits tell what learns, not what learns best.
+    replicas, watched = _train(study, method, radius=0.05, budget="epochs")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(replicas.params))
+    assert (watched[-1].train_loss < watched[0].train_loss).all()
     assert np.isfinite(watched[-1].radius).all() == spec.has_radius
     steps = {}
     for budget in ("epochs", "gradients"):
-        group = sam_as_vi.make_group(study.config, "final", method, budget, [(0.05, 0.1, 1.0)], (0,))
+        group = make_group(study.config, "final", method, budget, [(0.05, 0.1, 1.0)], (0,))
         shape = study.plan(group)
         steps[budget] = shape.steps * shape.chunks
     # Budgets are whole chunks, so a half may be off by half a chunk.
@@ -140,28 +142,34 @@ def test_certificate_counts_its_rows_and_does_not_move_the_weights(study):
     assert "600 training rows" in made.assumption
 
 
-def test_smoke_config_from_the_command_line_resumes_and_leaves_everything(tmp_path, capsys):
+@pytest.mark.parametrize(
+    "methods", [("sgd", "sam"), pytest.param(("sgd", "sam", "mean_field"), marks=pytest.mark.slow)]
+)
+def test_smoke_config_from_the_command_line_resumes_and_leaves_everything(tmp_path, capsys, methods):
     out = tmp_path / "run"
     arguments = [
-        "--config", "smoke", "--out", str(out), "--log-level", "quiet", "--epochs", "2", "--methods", "sgd", "sam",
-        "mean_field", "--curve-methods", "sam",
+        "--config", "smoke", "--out", str(out), "--log-level", "quiet", "--epochs", "2", "--methods", *methods,
+        "--curve-methods", "sam", "--curve-radii", "0.05", "0.2",
     ]  # fmt: skip
     sam_as_vi.main(arguments)
     rows = json.loads((out / "results.json").read_text())["rows"]
     final = [row for row in rows if row["stage"] == "final"]
-    # Three methods, two seeds, two budgets: one-gradient methods stand under both.
-    assert len(final) == 12
-    assert {row["method"] for row in final} == {"sgd", "sam", "mean_field"}
+    # Two seeds and two budgets each: one-gradient methods stand under both.
+    assert len(final) == 4 * len(methods)
+    assert {row["method"] for row in final} == set(methods)
     for row in final:
-        assert 0 <= row["certificate"] <= 1
-        assert row["certificate_risk"] <= row["certificate"]
-        assert row["sharpness_worst"] is not None
+        assert row["certificate_risk"] <= row["certificate"] <= 1
+        assert row["sharpness_worst"] > 0
         assert (row["averaged_nll"] is not None) == (row["method"] == "mean_field")
     assert len([row for row in rows if row["stage"] == "curve_radius"]) == 4
-    text = (out / "summary.md").read_text()
-    assert "inside compiled code" in text
+    assert "inside compiled code" in (out / "summary.md").read_text()
     for name in ("learning_curves", "reliability", "sharpness", "radius"):
         assert (out / "figures" / f"{name}.png").stat().st_size > 5000
+    stored = {path: path.stat().st_mtime_ns for path in (out / "checkpoints").glob("*/result.npz")}
+    assert len(stored) == 2 * (len(methods) + 1 + 1)  # trained, measured: the methods, SAM at a second budget, a curve
+    sam_as_vi.main(arguments)
+    assert {path: path.stat().st_mtime_ns for path in stored} == stored
+    assert json.loads((out / "results.json").read_text())["rows"] == rows
     capsys.readouterr()
 
 
