@@ -50,11 +50,12 @@ class Study:
         self._chunks: dict[Any, Any] = {}
         self._evaluations: dict[Any, Any] = {}
 
-    def setting(self, samples: int) -> Setting:
+    def setting(self, group: Group) -> Setting:
         """What a group's replicas share."""
         c = self.config
+        decay = c.weight_decays.get(group.method, c.weight_decay)
         return Setting(
-            self.problem.n, self.parameters, c.momentum, c.weight_decay, c.decoupled_weight_decay, samples, c.scale_rate
+            self.problem.n, self.parameters, c.momentum, decay, c.decoupled_weight_decay, group.samples, c.scale_rate
         )
 
     def plan(self, group: Group) -> Plan:
@@ -72,7 +73,7 @@ class Study:
         place = (group.method, group.samples, group.size, shape)
         if place not in self._chunks:
             made = make_chunk(
-                group.method, self.setting(group.samples), self.problem, shape, at_once=self.config.replicas_at_once,
+                group.method, self.setting(group), self.problem, shape, at_once=self.config.replicas_at_once,
                 watch_rows=min(self.config.sharpness_rows, len(self.problem.validation[1])),
             )  # fmt: skip
             self._chunks[place] = jax.jit(made, donate_argnums=0)
@@ -83,7 +84,7 @@ class Study:
         begin = time.perf_counter()
         shape = self.plan(group)
         hyper = Hyper(*(jnp.asarray(x) for x in (group.learning_rate, group.radius, group.kappa)))
-        replicas = init_replicas(group.method, hyper, group.seed, self.setting(group.samples), self.problem)
+        replicas = init_replicas(group.method, hyper, group.seed, self.setting(group), self.problem)
         data = (self.problem.inputs, self.problem.labels, self.problem.validation)
         if self.config.replicas_at_once >= group.size and jax.device_count() > 1:
             mesh = replica_mesh(num_replicas=group.size)

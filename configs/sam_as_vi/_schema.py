@@ -53,6 +53,8 @@ class SamAsVi(RunOptions):
     """Momentum of SGD (Nesterov) and of ivon and bsam."""
     weight_decay: float = 1e-4
     """1/(n sigma_p^2): coupled decay of the point methods and the prior of the variational ones."""
+    weight_decays: dict[str, float] = dataclasses.field(default_factory=dict)
+    """The same by method, where it is not weight_decay."""
     decoupled_weight_decay: float = 0.01
     """AdamW's own decay."""
     scale_rate: float = 0.01
@@ -138,7 +140,7 @@ class SamAsVi(RunOptions):
     def validate(self) -> None:
         """Refuses values that no run could use."""
         known = ", ".join(METHODS)
-        for field in ("methods", "curve_methods", "learning_rates", "radii"):
+        for field in ("methods", "curve_methods", "learning_rates", "radii", "weight_decays"):
             for name in getattr(self, field):
                 require(name in METHODS, f"{field}: {name!r} is not a method; choose from {known}")
         require(len(self.methods) >= 1, f"methods is empty; choose from {known}")
@@ -146,7 +148,7 @@ class SamAsVi(RunOptions):
         for name in self.curve_methods:
             require(METHODS[name].has_radius, f"curve_methods: {name} has no radius")
         require(len(self.budgets) >= 1, "budgets is empty: give gradients, epochs or both")
-        for field in ("learning_rates", "radii"):
+        for field in ("learning_rates", "radii", "weight_decays"):
             for name, value in getattr(self, field).items():
                 require(value > 0, f"{field} {name} = {value}: must be positive")
         require_positive(

@@ -30,9 +30,9 @@ def _train(study, method, *, radius=0.1, problem=None, seeds=(0, 1), budget="epo
     cells = [(0.05, radius, kappa)]
     group = make_group(study.config, "final", method, budget, cells, seeds)
     shape = study.plan(group)
-    chunk = jax.jit(make_chunk(method, study.setting(1), problem, shape, at_once=at_once, watch_rows=50))
+    chunk = jax.jit(make_chunk(method, study.setting(group), problem, shape, at_once=at_once, watch_rows=50))
     hyper = Hyper(*(jnp.asarray(x) for x in (group.learning_rate, group.radius, group.kappa)))
-    state = (jnp.zeros((), jnp.int32), init_replicas(method, hyper, group.seed, study.setting(1), problem))
+    state = (jnp.zeros((), jnp.int32), init_replicas(method, hyper, group.seed, study.setting(group), problem))
     limits = jnp.array([shape.prior_chunks, shape.chunks])
     watched = []
     for _ in range(shape.chunks):
@@ -64,6 +64,18 @@ def test_the_first_stage_knows_nothing_of_the_certified_rows(study):
     assert not np.allclose(clean.centre["Dense_0"]["kernel"], clean.params["Dense_0"]["kernel"], atol=1e-3)
 
 
+def test_a_method_may_have_a_decay_of_its_own(study):
+    """The weights of the method named shrink; those of the other do not notice."""
+    other = sam_as_vi.Study(dataclasses.replace(CONFIG, weight_decays={"sgd": 0.1}))
+    norm = {}
+    for method in ("sgd", "sam"):
+        for name, made in (("shared", study), ("own", other)):
+            replicas, _ = _train(made, method)
+            norm[method, name] = sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(replicas.params))
+    assert norm["sgd", "own"] < 0.9 * norm["sgd", "shared"]
+    assert norm["sam", "own"] == norm["sam", "shared"]
+
+
 def test_every_row_of_a_pass_is_used_once(study):
     """Each row is marked by a feature of its own; a linear loss adds up which rows were seen."""
     problem = study.problem
@@ -80,7 +92,7 @@ def test_every_row_of_a_pass_is_used_once(study):
         inputs=marks, labels=jnp.zeros(problem.n, jnp.int32), validation=(marks[:1], jnp.zeros(1, jnp.int32)),
         model=problem.model._replace(init=lambda key, inputs: jnp.zeros(problem.n), apply=apply),
     )  # fmt: skip
-    setting = study.setting(1)._replace(momentum=0.0, weight_decay=0.0)
+    setting = study.setting(group)._replace(momentum=0.0, weight_decay=0.0)
     chunk = jax.jit(make_chunk("sgd", setting, marked, shape, at_once=1, watch_rows=1))
     hyper = Hyper(*(jnp.full(1, x, jnp.float32) for x in (1e-6, 0.0, 0.0)))
     state = (jnp.zeros((), jnp.int32), init_replicas("sgd", hyper, np.array([0]), setting, marked))
