@@ -48,7 +48,7 @@ class Study:
         shapes = jax.eval_shape(self.problem.model.init, jax.random.key(0), self.problem.inputs[:1])
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         self._chunks: dict[Any, Any] = {}
-        self._evaluations: dict[Any, Any] = {}
+        self._evaluations: dict[Measured, Any] = {}
 
     def setting(self, group: Group) -> Setting:
         """What a group's replicas share."""
@@ -119,17 +119,21 @@ class Study:
     def evaluate(self, group: Group, trained: dict[str, Any]) -> dict[str, Any]:
         """Measure a group; what for depends on its stage."""
         begin = time.perf_counter()
-        measured: Measured = "predictions"
-        if group.stage in ("tune", "final"):
-            measured = "validation" if group.stage == "tune" else "all"
-        place = (METHODS[group.method].gaussian, measured, group.size)
-        if place not in self._evaluations:
-            self._evaluations[place] = jax.jit(make_evaluate(self.config, self.problem, measured=measured))
         tree = jax.tree.map(jnp.asarray, Trained(**trained["trained"]))
-        outcome = jax.tree.map(np.asarray, self._evaluations[place](tree))
-        outcome = _as_dicts(outcome)
+        if group.stage == "tune":
+            outcome = self._measure("validation", tree)
+        else:
+            outcome = self._measure("predictions", tree)
+            if group.stage == "final" and self.config.measures:
+                outcome |= self._measure("flatness", tree._replace(log_scale=()))
         outcome["seconds"] = time.perf_counter() - begin
         return outcome
+
+    def _measure(self, measured: Measured, tree: Trained) -> dict[str, Any]:
+        """One of the three programs, jitted once; jit itself tells trees with a Gaussian from those without."""
+        if measured not in self._evaluations:
+            self._evaluations[measured] = jax.jit(make_evaluate(self.config, self.problem, measured=measured))
+        return _as_dicts(jax.tree.map(np.asarray, self._evaluations[measured](tree)))
 
 
 def _as_dicts(tree: Any) -> Any:

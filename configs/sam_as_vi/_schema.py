@@ -109,6 +109,8 @@ class SamAsVi(RunOptions):
     certificate_rows_at_once: int = 100
     """Rows with weights of their own held at a time (networks other than the mlp)."""
 
+    measures: tuple[Literal["sharpness", "certificate"], ...] = ("sharpness", "certificate")
+    """What is measured beside predictions; on large networks these cost more than a short training."""
     posterior_samples: int = 32
     """Draws of averaged predictions."""
     bins: int = 15

@@ -21,7 +21,7 @@ from pbjax.posteriors import (
     sample,
 )
 
-Measured = Literal["validation", "predictions", "all"]
+Measured = Literal["validation", "predictions", "flatness"]
 
 
 class Trained(NamedTuple):
@@ -136,15 +136,28 @@ def certified(config: Any, problem: Problem, trained: Trained, key: jax.Array) -
     }  # fmt: skip
 
 
+def _keys(trained: Trained) -> jax.Array:
+    """Of the averaged predictions, of sharpness, of the certificate."""
+    return jax.random.split(jax.random.fold_in(trained.key, 3), 3)
+
+
 def make_evaluate(config: Any, problem: Problem, *, measured: Measured) -> Callable[[Trained], dict[str, Any]]:
     """`evaluate(trained [R]) -> nested dict of arrays [R, ...]`.
 
-    A search looks at validation rows only; curves add predictions on the test set, the study itself sharpness and
-    certificates.
+    Three programs: `validation` for a search, `predictions` adds the test set, and `flatness` is sharpness and the
+    certificate, which know nothing of a method's own Gaussian and so serve all methods with one compilation.
     """
 
-    def one(trained: Trained) -> dict[str, Any]:
-        keys = jax.random.split(jax.random.fold_in(trained.key, 3), 3)
+    def flatness(trained: Trained) -> dict[str, Any]:
+        _, sharp, certify = _keys(trained)
+        result = {}
+        if "sharpness" in config.measures:
+            result["sharpness"] = sharpnesses(config, problem, trained.params, sharp)
+        if "certificate" in config.measures:
+            result["certificate"] = certified(config, problem, trained, certify)
+        return result
+
+    def predicted(trained: Trained) -> dict[str, Any]:
         validated = logits(problem, trained.params, problem.validation[0], rows=ROWS)
         seen = logits(problem, trained.params, problem.inputs[: config.sharpness_rows], rows=ROWS)
         result: dict[str, Any] = {
@@ -157,13 +170,11 @@ def make_evaluate(config: Any, problem: Problem, *, measured: Measured) -> Calla
         result["mean"] = scores(problem, predictions(problem, trained.params), bins=config.bins)
         if jax.tree.leaves(trained.log_scale):
             gaussian = Gaussian(trained.params, trained.log_scale)
-            drawn = averaged(problem, keys[0], gaussian, samples=config.posterior_samples)
+            drawn = averaged(problem, _keys(trained)[0], gaussian, samples=config.posterior_samples)
             result["averaged"] = scores(problem, drawn, bins=config.bins)
-        if measured == "all":
-            result["sharpness"] = sharpnesses(config, problem, trained.params, keys[1])
-            result["certificate"] = certified(config, problem, trained, keys[2])
         return result
 
+    one = flatness if measured == "flatness" else predicted
     return lambda trained: over_replicas(one, (trained,), at_once=config.replicas_at_once)
 
 

@@ -188,7 +188,8 @@ def write(
     figures.learning_curves(_history(finished, budget), directory.figures / "learning_curves.png")
     figures.reliability(_reliability(finished, budget), directory.figures / "reliability.png")
     final = [row for row in table if row["stage"] == "final" and row["budget"] == budget]
-    figures.sharpness_scatter(final, directory.figures / "sharpness.png")
+    if set(config.measures) == {"sharpness", "certificate"}:
+        figures.sharpness_scatter(final, directory.figures / "sharpness.png")
     if "curve_radius" in stages:
         figures.accuracy_against_radius(table, directory.figures / "radius.png")
     if stages & {"curve_kappa", "curve_samples", "curve_scale"}:
