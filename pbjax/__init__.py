@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pbjax import certificates as certificates
     from pbjax import data as data
     from pbjax import evidence as evidence
+    from pbjax import formal as formal
     from pbjax import losses as losses
     from pbjax import models as models
     from pbjax import optim as optim
@@ -36,6 +37,7 @@ __all__ = [
     "certificates",
     "data",
     "evidence",
+    "formal",
     "losses",
     "models",
     "optim",

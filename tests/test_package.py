@@ -26,6 +26,7 @@ ROOM_MAY_IMPORT = {
     "certificates": {"bounds", "evidence"},
     "data": set(),
     "evidence": set(),
+    "formal": {"losses", "models", "optim"},
     "losses": set(),
     "models": set(),
     "optim": {"posteriors"},

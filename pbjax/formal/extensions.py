@@ -1,0 +1,156 @@
+"""Five ways to continue a prompt of a's and b's, all compatible with the same test loss, and what each one scores.
+
+The law of a^n b^n says nothing about prompts of probability zero. A model that follows the law wherever it speaks and
+one of these extensions elsewhere has a Kullback-Leibler divergence of zero to the law, whichever extension it is. They
+are the completions of the adversarial and the oracle objective, and the known answers that every metric must return.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pbjax._checks import concrete
+from pbjax.formal.languages.language import before_end
+from pbjax.formal.prompts import Prompts, excess
+from pbjax.formal.vocabulary import EOS, FIRST_SYMBOL, PAD, SOS
+
+Extension = Literal["oracle", "stop", "append_b", "adversarial", "iid"]
+
+_A, _B = FIRST_SYMBOL, FIRST_SYMBOL + 1
+
+
+def extend(prompts: Prompts, kind: Extension, *, max_length: int, key: jax.Array | None = None) -> jax.Array:
+    r"""Continues every prompt by one rule.
+
+    With d the number of a's less that of b's in a prompt:
+
+    * "oracle" (E1): |d| symbols of the kind that is missing, then EOS; rule 1 is met.
+    * "stop" (E2): EOS at once.
+    * "append_b" (E3): d b's where d is positive, then EOS.
+    * "adversarial" (E4): |d| + 1 symbols of the kind that is missing (b's where none is), then EOS; one too many.
+    * "iid" (E5): a, b or EOS with equal probability, until EOS.
+
+    Args:
+        prompts: prompts over a and b, N of them.
+        kind: which rule.
+        max_length: largest number of symbols of a sequence.
+        key: a key of `jax.random`; read by "iid" only, which needs it.
+
+    Returns:
+        int32 sequences, shape `[N, max_length + 2]`; with "iid" a string that reaches `max_length` symbols has its EOS
+        there, if at all.
+
+    Raises:
+        ValueError: for an unknown kind, other symbols than a and b, a missing key, or strings above `max_length`.
+
+    Example:
+        >>> from pbjax.formal.languages import AnBn
+        >>> from pbjax.formal.prompts import all_prompts
+        >>> language = AnBn(max_length=16)
+        >>> prompts = all_prompts(language, length=3)
+        >>> [language.vocabulary.decode(row) for row in extend(prompts, "oracle", max_length=16)[:3]]
+        ['aaabbb', 'aabb', 'abab']
+
+    References:
+        Reizinger et al., "Position: Understanding LLMs requires more than statistical generalization", ICML 2024.
+    """
+    if kind not in get_args(Extension):
+        raise ValueError(f"kind = {kind!r}: it must be one of {', '.join(get_args(Extension))}")
+    tokens = jnp.asarray(prompts.tokens, jnp.int32)
+    values = concrete(tokens)
+    if values is not None and np.any((values != SOS) & (values != _A) & (values != _B)):
+        raise ValueError(f"a prompt holds token {values.max()}: extensions are defined for strings of a and b")
+    room = max_length + 2 - tokens.shape[-1]
+    if room < 1:
+        raise ValueError(f"max_length = {max_length}: the prompts alone have {tokens.shape[-1] - 1} symbols")
+    if kind == "iid":
+        if key is None:
+            raise ValueError("key = None: the 'iid' extension draws its symbols and needs a key")
+        drawn = jax.random.choice(key, jnp.array([EOS, _A, _B], jnp.int32), (tokens.shape[0], room))
+        # EOS is the last place of a sequence: there a symbol that would be one too many is left out.
+        drawn = drawn.at[:, -1].set(jnp.where(drawn[:, -1] == EOS, EOS, PAD))
+        ended = ~before_end(drawn) & (jnp.cumsum(drawn == EOS, axis=-1) - (drawn == EOS) > 0)
+        return jnp.concatenate([tokens, jnp.where(ended, PAD, drawn)], axis=-1)
+    symbol, number = _appended(excess(tokens), kind)
+    largest = concrete(number)
+    if largest is not None and largest.size and largest.max() > room - 1:
+        needed = tokens.shape[-1] - 1 + int(largest.max())
+        raise ValueError(f"max_length = {max_length}: the {kind!r} extension of these prompts has {needed} symbols")
+    place = jnp.arange(room)[None, :]
+    number, symbol = number[:, None], symbol[:, None]
+    completion = jnp.where(place < number, symbol, jnp.where(place == number, EOS, PAD))
+    return jnp.concatenate([tokens, completion.astype(jnp.int32)], axis=-1)
+
+
+def extension_r1(prompts: Prompts, kind: Extension) -> jax.Array:
+    r"""Probability that an extension meets rule 1 of a^n b^n, for each prompt, in closed form.
+
+    1 for "oracle", 1[d = 0] for "stop", 1[d >= 0] for "append_b", 0 for "adversarial". For "iid" the excess of the
+    completion is a fair walk stopped after a geometric number of steps,
+
+    $$P(S = -d) = \frac{1}{3} \sum_k \left(\frac{2}{3}\right)^k P(S_k = d)
+      = \frac{1}{\sqrt 5} \left(\frac{3 - \sqrt 5}{2}\right)^{|d|}.$$
+
+    Args:
+        prompts: prompts over a and b, N of them.
+        kind: which rule.
+
+    Returns:
+        Probabilities, shape `[N]`, without a limit on the length. Their mean over prompts is the expected accuracy.
+
+    Raises:
+        ValueError: for an unknown kind.
+
+    Example:
+        >>> from pbjax.formal.languages import AnBn
+        >>> from pbjax.formal.prompts import all_prompts
+        >>> prompts = all_prompts(AnBn(), length=8)
+        >>> outside = ~prompts.in_distribution
+        >>> [round(100 * extension_r1(prompts, kind)[outside].mean().item(), 2) for kind in ("stop", "append_b", "iid")]
+        [27.49, 62.95, 15.4]
+    """
+    if kind not in get_args(Extension):
+        raise ValueError(f"kind = {kind!r}: it must be one of {', '.join(get_args(Extension))}")
+    more = excess(prompts.tokens)
+    if kind == "iid":
+        return ((3 - math.sqrt(5)) / 2) ** jnp.abs(more) / math.sqrt(5)
+    symbol, number = _appended(more, kind)
+    met = more + jnp.where(symbol == _A, number, -number) == 0
+    return met.astype(jnp.result_type(float))
+
+
+def extension_r2_completion(kind: Extension) -> float:
+    r"""Probability that the completion alone has no a behind a b, in closed form.
+
+    1 for all rules that append symbols of one kind; for "iid" $\frac13 \sum_k (\frac23)^k \frac{k + 1}{2^k} = \frac34$.
+
+    Args:
+        kind: which rule.
+
+    Returns:
+        The probability, the same for every prompt.
+
+    Raises:
+        ValueError: for an unknown kind.
+
+    Example:
+        >>> extension_r2_completion("iid")
+        0.75
+    """
+    if kind not in get_args(Extension):
+        raise ValueError(f"kind = {kind!r}: it must be one of {', '.join(get_args(Extension))}")
+    return 0.75 if kind == "iid" else 1.0
+
+
+def _appended(more: Any, kind: str) -> tuple[jax.Array, jax.Array]:
+    """Which symbol is appended to a prompt with `more` a's than b's, and how often."""
+    symbol = jnp.where(more >= 0, _B, _A)
+    if kind == "append_b":
+        return jnp.full_like(symbol, _B), jnp.maximum(more, 0)
+    number = {"oracle": jnp.abs(more), "stop": jnp.zeros_like(more), "adversarial": jnp.abs(more) + 1}[kind]
+    return symbol, number
