@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from pbjax._checks import check_range
 from pbjax.models.attention import causal_attention, masked_softmax
+from pbjax.models.channels import channel_dense, channel_norm, init_norm
 from pbjax.models.dropout import dropout as drop
 from pbjax.models.language_model import (
     PAD,
@@ -149,7 +150,9 @@ def transformer(
     def project(layer: Any, hidden: jax.Array, place: jax.Array) -> tuple[jax.Array, ...]:
         """hidden [d, n, t] -> queries, keys, values [h, c, n, t]."""
         shape = (heads, width // heads, *hidden.shape[1:])
-        queries, keys, values = (_channels(layer[name], hidden).reshape(shape) for name in ("Query", "Key", "Value"))
+        queries, keys, values = (
+            channel_dense(layer[name], hidden).reshape(shape) for name in ("Query", "Key", "Value")
+        )
         if positions == "rotary":
             queries, keys = rotate(queries, place), rotate(keys, place)
         return queries, keys, values
@@ -157,11 +160,11 @@ def transformer(
     def mix(layer: Any, hidden: jax.Array, attended: jax.Array, dropout_keys: Any) -> jax.Array:
         """The rest of a layer once its heads have read: hidden [d, n, t], attended [h, c, n, t] -> [d, n, t]."""
         first, inner, second = dropout_keys
-        branch = _channels(layer["Out"], attended.reshape(hidden.shape))
-        hidden = _layer_norm(layer["Norm_0"], hidden + drop(branch, dropout, first), norm_epsilon)
-        inside = drop(jax.nn.relu(_channels(layer["Dense_0"], hidden)), dropout, inner)
-        branch = _channels(layer["Dense_1"], inside)
-        return _layer_norm(layer["Norm_1"], hidden + drop(branch, dropout, second), norm_epsilon)
+        branch = channel_dense(layer["Out"], attended.reshape(hidden.shape))
+        hidden = channel_norm(layer["Norm_0"], hidden + drop(branch, dropout, first), epsilon=norm_epsilon)
+        inside = drop(jax.nn.relu(channel_dense(layer["Dense_0"], hidden)), dropout, inner)
+        branch = channel_dense(layer["Dense_1"], inside)
+        return channel_norm(layer["Norm_1"], hidden + drop(branch, dropout, second), epsilon=norm_epsilon)
 
     def apply(params: Any, tokens: Any, *, key: jax.Array | None = None, rows: Any = None) -> jax.Array:
         tokens = check_tokens(tokens, vocabulary_size=vocabulary_size, max_positions=limit)
@@ -178,7 +181,7 @@ def transformer(
 
         for i in range(layers):
             hidden = jax.checkpoint(layer_of)(params[f"Layer_{i}"], hidden, tuple(keys[4 * i : 4 * i + 4]))
-        return jnp.moveaxis(_channels(params["Dense_0"], hidden), 0, -1)
+        return jnp.moveaxis(channel_dense(params["Dense_0"], hidden), 0, -1)
 
     def start(params: Any, rows: Any, length: int) -> TransformerCache:
         check_length(length, limit)
@@ -221,29 +224,13 @@ def _init_layer(key: jax.Array, width: int, feed_forward: int) -> Any:
 
     # PyTorch draws the three input maps as one matrix [3 d, d], which is what Xavier's bound then counts.
     xavier = (6.0 / (4.0 * width)) ** 0.5
-    norm = {"scale": jnp.ones(width, jnp.float32), "bias": jnp.zeros(width, jnp.float32)}
     return {
         "Query": square(query_key, xavier),
         "Key": square(key_key, xavier),
         "Value": square(value_key, xavier),
         "Out": square(out_key, width**-0.5),
-        "Norm_0": norm,
+        "Norm_0": init_norm(width),
         "Dense_0": uniform_dense(dense_keys[0], width, feed_forward),
         "Dense_1": uniform_dense(dense_keys[1], feed_forward, width),
-        "Norm_1": norm,
+        "Norm_1": init_norm(width),
     }
-
-
-def _channels(dense: Any, inputs: jax.Array) -> jax.Array:
-    """A dense layer over the first axis, inputs [d_in, n, t] -> [d_out, n, t]."""
-    d_in, n, t = inputs.shape
-    outputs = dense["kernel"].T @ inputs.reshape(d_in, n * t) + dense["bias"][:, None]
-    return outputs.reshape(-1, n, t)
-
-
-def _layer_norm(norm: Any, inputs: jax.Array, epsilon: float) -> jax.Array:
-    """Layer norm over the first axis of [d, n, t]."""
-    centred = inputs - jnp.mean(inputs, axis=0, keepdims=True)
-    variance = jnp.mean(centred**2, axis=0, keepdims=True)
-    scale, bias = norm["scale"][:, None, None], norm["bias"][:, None, None]
-    return scale * centred * jax.lax.rsqrt(variance + epsilon) + bias
