@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments._sam_as_vi.training import ROWS, Problem, logits, over_replicas
-from pbjax import calibration, certificates, losses, sharpness
+from experiments._sam_as_vi.training import ROWS, Problem, logits
+from pbjax import calibration, certificates, losses, runs, sharpness
 from pbjax.posteriors import (
     MEAN_FIELD,
     Gaussian,
@@ -175,7 +175,7 @@ def make_evaluate(config: Any, problem: Problem, *, measured: Measured) -> Calla
         return result
 
     one = flatness if measured == "flatness" else predicted
-    return lambda trained: over_replicas(one, (trained,), at_once=config.replicas_at_once)
+    return lambda trained: runs.over_replicas(one, (trained,), at_once=config.replicas_at_once)
 
 
 def certificate(config: Any, problem: Problem, numbers: dict[str, Any]) -> certificates.Certificate:

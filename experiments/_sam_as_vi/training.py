@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from experiments._sam_as_vi.methods import Hyper, Setting, build
-from pbjax import losses
+from pbjax import losses, runs
 from pbjax.data.augmentation import augment
 from pbjax.models import Model
 from pbjax.optim.member import find_state
@@ -230,20 +230,10 @@ def make_chunk(
             )
             return Replica(params, opt_state, centre, replica.key), watched
 
-        replicas, watched = over_replicas(one, (replicas, hyper), at_once=at_once)
+        replicas, watched = runs.over_replicas(one, (replicas, hyper), at_once=at_once)
         return (index + 1, replicas), watched
 
     return chunk
-
-
-def over_replicas(function: Callable[..., Any], arguments: tuple[Any, ...], *, at_once: int) -> Any:
-    """`function` over the leading axis of its arguments, `at_once` of them vmapped and the groups in a scan."""
-    count = jax.tree.leaves(arguments)[0].shape[0]
-    if at_once >= count:
-        return jax.vmap(function)(*arguments)
-    if at_once == 1:
-        return jax.lax.map(lambda given: function(*given), arguments)
-    return jax.lax.map(lambda given: function(*given), arguments, batch_size=at_once)
 
 
 def _perturbation(opt_state: Any) -> tuple[jax.Array, jax.Array]:

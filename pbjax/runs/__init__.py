@@ -6,7 +6,7 @@ from pbjax.runs.config import NOT_HASHED, Configs, RunOptions, config_hash, load
 from pbjax.runs.directory import MetricsLog, RunDirectory
 from pbjax.runs.errors import Interrupted, RunError, command_line_errors
 from pbjax.runs.loop import LoopTiming, Phase, Phases, run_chunks
-from pbjax.runs.mesh import replica_mesh, replicate, shard_replicas
+from pbjax.runs.mesh import over_replicas, replica_mesh, replicate, shard_replicas
 from pbjax.runs.progress import Progress
 from pbjax.runs.provenance import provenance
 from pbjax.runs.results import ROW_FIELDS, Field, check_rows, is_flagged
@@ -36,6 +36,7 @@ __all__ = [
     "is_flagged",
     "load_configs",
     "markdown_table",
+    "over_replicas",
     "parse",
     "print_results",
     "provenance",

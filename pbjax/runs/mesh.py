@@ -1,6 +1,6 @@
 """Devices as a mesh with axes ("replica", "data"): replicas are spread, data is copied to every device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -89,3 +89,35 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     """
     sharding = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), tree)
+
+
+def over_replicas(function: Callable[..., Any], arguments: tuple[Any, ...], *, at_once: int) -> Any:
+    """A function over the leading axis of its arguments, some replicas side by side and the rest after them.
+
+    out[r] = function(*(argument[r] for argument in arguments))
+
+    On CPUs the weights of few replicas fit the cache, on an accelerator all replicas go together.
+
+    Args:
+      function: pure function of one replica's arguments.
+      arguments: trees of arrays [R, ...].
+      at_once: replicas that are vmapped · >= 1; R or more vmaps all of them, 1 scans them one by one.
+
+    Returns:
+      The tree of results, stacked on a leading axis [R, ...].
+
+    Raises:
+      ValueError: at_once below 1.
+
+    Example:
+      >>> over_replicas(lambda x: 2 * x, (jnp.arange(3),), at_once=2).tolist()
+      [0, 2, 4]
+    """
+    if at_once < 1:
+        raise ValueError(f"at_once = {at_once}: must be at least 1")
+    count = jax.tree.leaves(arguments)[0].shape[0]
+    if at_once >= count:
+        return jax.vmap(function)(*arguments)
+    if at_once == 1:
+        return jax.lax.map(lambda given: function(*given), arguments)
+    return jax.lax.map(lambda given: function(*given), arguments, batch_size=at_once)

@@ -5,12 +5,13 @@ function: `vmap` over networks makes one program. docs/sharpness.md says which n
 """
 
 from pbjax.sharpness.curvature import Lanczos, hessian_vector_product, hutchinson_trace, top_eigenvalue
-from pbjax.sharpness.rise import Estimate, average_case, worst_case
+from pbjax.sharpness.rise import Estimate, average_case, gaussian_scale, worst_case
 
 __all__ = [
     "Estimate",
     "Lanczos",
     "average_case",
+    "gaussian_scale",
     "hessian_vector_product",
     "hutchinson_trace",
     "top_eigenvalue",

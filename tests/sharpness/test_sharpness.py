@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pbjax.sharpness import average_case, hessian_vector_product, hutchinson_trace, top_eigenvalue, worst_case
+from pbjax.sharpness import (
+    average_case,
+    gaussian_scale,
+    hessian_vector_product,
+    hutchinson_trace,
+    top_eigenvalue,
+    worst_case,
+)
 from pbjax.sharpness.rows import mean_over_rows
 
 KEY = jax.random.key(0)
@@ -299,3 +306,27 @@ def test_float32_alone():
 def test_what_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_gaussian_scale_of_a_quadratic():
+    """sigma^2 tr(H) mean(batch) / 2 = rise, but for the draws' own trace of variance 2 tr(H^2) / samples."""
+    samples, rise = 400, 0.3
+    sigma = jax.jit(lambda w: gaussian_scale(KEY, _quadratic, w, ROWS, rise=rise, samples=samples))(WEIGHTS)
+    trace = 2 * rise / (float(sigma) ** 2 * float(ROWS.mean()))
+    error = float(jnp.sqrt(2 * jnp.sum(H**2) / samples))
+    assert abs(trace - float(jnp.trace(H))) < 5 * error  # one in two million
+
+
+def test_gaussian_scale_stays_in_its_range_and_rises_with_the_tolerance():
+    def scale(rise, **options):
+        return float(gaussian_scale(KEY, _quadratic, WEIGHTS, ROWS, rise=rise, samples=4, **options))
+
+    assert scale(1e-3) < scale(1e-2) < scale(1e-1)
+    assert scale(1e9, largest=2.0) == pytest.approx(2.0, rel=1e-4)
+    assert scale(1e-9, smallest=0.5) == pytest.approx(0.5, rel=1e-4)
+    broken = gaussian_scale(KEY, lambda w, batch: jnp.sum(w) * jnp.nan, WEIGHTS, ROWS, rise=1.0, samples=2)
+    assert float(broken) == pytest.approx(1e-5, rel=1e-3)
+    with pytest.raises(ValueError, match="rise"):
+        scale(0.0)
+    with pytest.raises(ValueError, match="largest"):
+        scale(1.0, smallest=1.0, largest=0.5)
