@@ -1,0 +1,261 @@
+r"""What a language model is trained on: data, completions of prompts that the data never show, and equal-loss steering.
+
+Symbols: a sequence has $t$ target positions, PAD among them; $\ell_{ij} = -\log q(x_{ij} \mid x_{i,<j})$ is the loss of
+the target at position $j$ of sequence $i$, in nats. Position 0 predicts the first symbol after SOS, so the first token
+after a prompt of $m$ symbols is target $m$.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from pbjax._checks import check_range
+from pbjax.formal.vocabulary import PAD
+from pbjax.losses import cross_entropy
+
+__all__ = [
+    "COMPLETION_REGIMES",
+    "Regime",
+    "completion_loss",
+    "nats_per_sequence",
+    "pinned_loss",
+    "regime",
+    "sequence_loss",
+]
+
+COMPLETION_REGIMES = ("adversarial", "oracle")
+
+
+class Regime(NamedTuple):
+    r"""Weights of one objective; numbers, so that replicas of one program can each have their own.
+
+    $$\text{objective} = u\,\ell + w\,c + v\,(K - \kappa)^2$$
+
+    with $\ell$ the loss on the data, $c$ the loss on completions and $K$ the divergence from the data law in nats a
+    sequence.
+
+    Attributes:
+        likelihood_weight: $u \ge 0$, float32 [].
+        completion_weight: $w \ge 0$, float32 [].
+        pin_weight: $v \ge 0$, float32 [].
+        pin: $\kappa \ge 0$, nats a sequence, float32 [].
+        completions: which set of completions, int32 [].
+    """
+
+    likelihood_weight: jax.Array
+    completion_weight: jax.Array
+    pin_weight: jax.Array
+    pin: jax.Array
+    completions: jax.Array
+
+
+def regime(
+    name: str,
+    *,
+    completion_weight: ArrayLike = 1.0,
+    pin: ArrayLike | None = None,
+    pin_weight: ArrayLike = 1.0,
+) -> Regime:
+    r"""The objective of a training regime by its name.
+
+    "maximum_likelihood" has $w = 0$; "adversarial" and "oracle" add the loss on the set of completions of that name,
+    $w$ = `completion_weight`. With a `pin` the likelihood gives way to the square that pins the divergence, $u = 0$ and
+    $v$ = `pin_weight`, in every regime: all of them then end at the same loss on the data.
+
+    Args:
+        name: "maximum_likelihood", "adversarial" or "oracle".
+        completion_weight: $w \ge 0$; not read by maximum likelihood.
+        pin: $\kappa \ge 0$, nats a sequence above the entropy of the data law, or None for no pin.
+        pin_weight: $v \ge 0$; not read without a pin.
+
+    Returns:
+        A `Regime` of scalars; `jax.tree.map(lambda *x: jnp.stack(x), *regimes)` makes one for replicas.
+
+    Raises:
+        ValueError: an unknown name or a number below 0.
+
+    Example:
+        >>> [float(weight) for weight in regime("oracle")[:4]]
+        [1.0, 1.0, 0.0, 0.0]
+        >>> [float(weight) for weight in regime("adversarial", completion_weight=0.5, pin=0.25)[:4]]
+        [0.0, 0.5, 1.0, 0.25]
+
+    References:
+        Reizinger et al., "Position: understanding LLMs requires more than statistical generalization", ICML 2024 (the
+        regimes); Ishida et al., "Do we need zero training loss after achieving zero training error?", ICML 2020
+        (flooding, which also holds a loss at a level above its minimum).
+    """
+    known = ("maximum_likelihood", *COMPLETION_REGIMES)
+    if name not in known:
+        raise ValueError(f"regime {name!r} is unknown; choose one of {', '.join(known)}")
+    check_range("completion_weight", completion_weight, low=0.0, open_high=True)
+    check_range("pin_weight", pin_weight, low=0.0, open_high=True)
+    if pin is not None:
+        check_range("pin", pin, low=0.0, open_high=True)
+    plain = name == "maximum_likelihood"
+    return Regime(
+        likelihood_weight=jnp.asarray(1.0 if pin is None else 0.0, jnp.float32),
+        completion_weight=jnp.asarray(0.0 if plain else completion_weight, jnp.float32),
+        pin_weight=jnp.asarray(0.0 if pin is None else pin_weight, jnp.float32),
+        pin=jnp.asarray(0.0 if pin is None else pin, jnp.float32),
+        completions=jnp.asarray(0 if plain else COMPLETION_REGIMES.index(name), jnp.int32),
+    )
+
+
+def sequence_loss(logits: ArrayLike, targets: ArrayLike, *, include_padding: bool = True, pad: int = PAD) -> jax.Array:
+    r"""Mean cross-entropy over target positions, $\sum_{ij} m_{ij}\ell_{ij} / \sum_{ij} m_{ij}$.
+
+    Args:
+        logits: shape [..., t, v].
+        targets: tokens, shape [..., t], in [0, v).
+        include_padding: whether PAD targets count ($m = 1$ everywhere), as in the public code, or not.
+        pad: the PAD token.
+
+    Returns:
+        Nats a position, scalar; NaN where no position counts.
+
+    Raises:
+        ValueError: shapes or dtypes that disagree, or a target outside [0, v).
+
+    Example:
+        >>> logits = jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]]]))
+        >>> targets = jnp.array([[1, 2]])
+        >>> [round(float(sequence_loss(logits, targets, include_padding=flag)), 4) for flag in (True, False)]
+        [1.0397, 1.3863]
+
+    References:
+        Reizinger et al., ICML 2024; its public code averages over PAD targets too.
+    """
+    losses = cross_entropy(logits, targets)
+    if include_padding:
+        return losses.mean()
+    return _mean_over(losses, jnp.asarray(targets) != pad)
+
+
+def nats_per_sequence(
+    logits: ArrayLike, targets: ArrayLike, *, include_padding: bool = True, pad: int = PAD
+) -> jax.Array:
+    r"""Negative log-probability of each whole sequence, $\sum_j m_{ij}\ell_{ij}$.
+
+    Its mean under the data law, minus the entropy of that law, is the Kullback-Leibler divergence to the model: a
+    number in nats that does not shrink with padding, as a mean over positions does.
+
+    Args:
+        logits: shape [..., t, v].
+        targets: tokens, shape [..., t], in [0, v).
+        include_padding: whether PAD targets count; with them the model is a law on padded sequences.
+        pad: the PAD token.
+
+    Returns:
+        Nats, shape [...].
+
+    Raises:
+        ValueError: shapes or dtypes that disagree, or a target outside [0, v).
+
+    Example:
+        >>> logits = jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]]]))
+        >>> round(nats_per_sequence(logits, jnp.array([[1, 2]])).item(), 4)
+        2.0794
+    """
+    losses = cross_entropy(logits, targets)
+    if not include_padding:
+        losses = jnp.where(jnp.asarray(targets) != pad, losses, 0)
+    return losses.sum(axis=-1)
+
+
+def completion_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    prompt_length: int,
+    skip_first: bool = False,
+    include_padding: bool = True,
+    pad: int = PAD,
+) -> jax.Array:
+    r"""Mean cross-entropy over the targets after a prompt, $j \ge m$, or $j \ge m + 1$ with `skip_first`.
+
+    The public code starts one target late, at $m + 1$: the first token after the prompt is then never trained, and for
+    a prompt that is complete already nothing is left but PAD.
+
+    Args:
+        logits: shape [..., t, v].
+        targets: tokens, shape [..., t], in [0, v); the prompt's own symbols are targets 0 to m - 1.
+        prompt_length: m, symbols in the prompt without SOS, below t.
+        skip_first: leave out the first token after the prompt, as the public code does.
+        include_padding: whether PAD targets count; the mean then falls as padding grows.
+        pad: the PAD token.
+
+    Returns:
+        Nats a position, scalar.
+
+    Raises:
+        ValueError: shapes that disagree, or a prompt that leaves no target to train on.
+
+    Example:
+        >>> logits = jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.25, 0.25, 0.5], [0.1, 0.1, 0.8]]]))
+        >>> targets = jnp.array([[0, 1, 2]])
+        >>> losses = [completion_loss(logits, targets, prompt_length=1, skip_first=skip) for skip in (False, True)]
+        >>> [round(loss.item(), 4) for loss in losses]
+        [0.8047, 0.2231]
+
+    References:
+        Reizinger et al., ICML 2024 (adversarial and oracle runs).
+    """
+    logits, targets = jnp.asarray(logits), jnp.asarray(targets)
+    start = prompt_length + skip_first
+    length = targets.shape[-1] if targets.ndim else 0
+    if not 0 <= prompt_length or start >= length:
+        raise ValueError(
+            f"prompt_length = {prompt_length}: the loss starts at target {start} and there are {length}; "
+            "lengthen the sequences or shorten the prompt"
+        )
+    return sequence_loss(logits[..., start:, :], targets[..., start:], include_padding=include_padding, pad=pad)
+
+
+def pinned_loss(
+    completion: ArrayLike,
+    kl: ArrayLike,
+    *,
+    pin: ArrayLike,
+    completion_weight: ArrayLike = 1.0,
+    pin_weight: ArrayLike = 1.0,
+) -> jax.Array:
+    r"""Equal-loss steering, $w\,c + v\,(K - \kappa)^2$.
+
+    The square is zero at one level only, so training neither leaves the data law nor fits it better than the pin: every
+    regime stops at the same loss, and what differs between them is how they complete prompts of probability zero. At a
+    minimum with $w > 0$ the divergence stands above the pin by what the completions gain, $2v(K - \kappa) = -w\,
+    dc/dK$ along the frontier of the two losses: a large $v$ makes the gap small.
+
+    Args:
+        completion: $c$, loss on completions in nats a position.
+        kl: $K$, nats a sequence above the entropy of the data law.
+        pin: $\kappa \ge 0$, nats a sequence.
+        completion_weight: $w \ge 0$.
+        pin_weight: $v \ge 0$.
+
+    Returns:
+        The objective, of the arguments' common shape.
+
+    Raises:
+        ValueError: a pin or weight below 0.
+
+    Example:
+        >>> round(float(pinned_loss(0.3, 0.75, pin=0.25, completion_weight=2.0)), 6)
+        0.85
+
+    References:
+        Ishida et al., "Do we need zero training loss after achieving zero training error?", ICML 2020: flooding,
+        |L - b| + b, has its minimum at a chosen level too.
+    """
+    check_range("pin", pin, low=0.0, open_high=True)
+    check_range("completion_weight", completion_weight, low=0.0, open_high=True)
+    check_range("pin_weight", pin_weight, low=0.0, open_high=True)
+    gap = jnp.asarray(kl) - pin
+    return completion_weight * jnp.asarray(completion) + pin_weight * gap**2
+
+
+def _mean_over(losses: jax.Array, counted: jax.Array) -> jax.Array:
+    return jnp.where(counted, losses, 0).sum() / counted.sum().astype(losses.dtype)
