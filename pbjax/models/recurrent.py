@@ -75,12 +75,11 @@ def lstm(
             "Dense_0": uniform_dense(output_key, width, vocabulary_size),
         }
         for i, layer_key in enumerate(layer_keys):
-            shapes = {"kernel": (width if i else embedding, 4 * width), "recurrent": (width, 4 * width)}
-            shapes["bias"] = (4 * width,)
+            shapes = [(width if i else embedding, 4 * width), (width, 4 * width), (4 * width,)]
             keys, bound = jax.random.split(layer_key, 3), width**-0.5
             params[f"Layer_{i}"] = {
-                name: jax.random.uniform(keys[j], shape, jnp.float32, -bound, bound)
-                for j, (name, shape) in enumerate(shapes.items())
+                name: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+                for name, key, shape in zip(("kernel", "recurrent", "bias"), keys, shapes, strict=True)
             }
         return params
 

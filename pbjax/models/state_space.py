@@ -42,14 +42,14 @@ def state_space(
 ) -> LanguageModel:
     r"""Layers of diagonal linear recurrences, one a channel, between which only gates and norms are not linear.
 
-    $h_t = e^{\Delta A} h_{t-1} + A^{-1}(e^{\Delta A} - 1)\, u_t$; $y_t = 2\, \mathrm{Re}(C^\top h_t) + D u_t$ with $u = N(x)$;
-    $x \leftarrow x + a\, \sigma(b)$, $(a, b) = W\, \mathrm{gelu}(y)$
+    $h_t = e^{\Delta A} h_{t-1} + A^{-1}(e^{\Delta A} - 1)\, u_t$; $y_t = 2\, \mathrm{Re}(C^\top h_t) + D u_t$ with
+    $u = N(x)$; $x \leftarrow x + a\, \sigma(b)$, $(a, b) = W\, \mathrm{gelu}(y)$
 
-    A is complex with a negative real part, $-e^{r} + i s$, and starts as $-1/2 + i \pi k$; $\Delta$ starts log-uniform on
-    [0.001, 0.1]. The recurrence does not depend on the tokens, so a whole sequence is a causal convolution with
-    $K_k = 2\, \mathrm{Re}(C^\top e^{k \Delta A} A^{-1}(e^{\Delta A} - 1))$. It is done as one product with a Toeplitz matrix
-    a channel: up to some hundred tokens that is many times cheaper than a scan over states, which are `state` times as
-    large as the activations.
+    A is complex with a negative real part, $-e^{r} + i s$, and starts as $-1/2 + i \pi k$; $\Delta$ starts log-uniform
+    on [0.001, 0.1]. The recurrence does not depend on the tokens, so a whole sequence is a causal convolution with
+    $K_k = 2\, \mathrm{Re}(C^\top e^{k \Delta A} A^{-1}(e^{\Delta A} - 1))$. It is done as one product with a Toeplitz
+    matrix a channel: up to some hundred tokens that is many times cheaper than a scan over states, which are `state`
+    times as large as the activations.
 
     Args:
         vocabulary_size: v, >= 1.
@@ -118,12 +118,9 @@ def state_space(
             layer = params[f"Layer_{i}"]
             inputs = channel_norm(layer["Norm_0"], hidden, epsilon=NORM_EPSILON)
             drive = inputs[:, None, :, 0]
-            power = [part[:, :, None] for part in _power(layer, jnp.ones((), inputs.dtype))]
-            force = [part[:, :, None] for part in _force(layer)]
-            before = cache.real[i], cache.imaginary[i]
-            after = [a + b * drive for a, b in zip(_times(power, before), force, strict=True)]
-            read = [layer[name][:, :, None] for name in ("read_real", "read_imaginary")]
-            outputs = 2.0 * jnp.sum(_times(read, after)[0], axis=1)[:, :, None]
+            kept = _times(_power(layer, jnp.ones(1, inputs.dtype)), (cache.real[i], cache.imaginary[i]))
+            after = [a + b * drive for a, b in zip(kept, _force(layer), strict=True)]
+            outputs = 2.0 * jnp.sum(_times(_read(layer), after)[0], axis=1)[:, :, None]
             hidden = finish(layer, hidden, outputs + layer["skip"][:, None, None] * inputs, None)
             reals.append(after[0])
             imaginaries.append(after[1])
@@ -156,27 +153,28 @@ def _times(x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def _power(layer: Any, steps: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """exp(k Delta A) for a number k of steps, or [d, state, k] for an array of them that has leading axes of one."""
-    span = (1,) * steps.ndim
-    step = jnp.exp(layer["log_step"])[:, None]
-    decay = (jnp.exp(layer["log_decay"]) * step).reshape(layer["log_decay"].shape + span[2:])
-    angle = (layer["frequency"] * step).reshape(decay.shape)
-    size = jnp.exp(-decay * steps)
-    return size * jnp.cos(angle * steps), size * jnp.sin(angle * steps)
+    """exp(k Delta A) [d, state, k] for numbers of steps [k]."""
+    time = jnp.exp(layer["log_step"])[:, None, None] * steps[None, None, :]
+    size, angle = jnp.exp(-jnp.exp(layer["log_decay"])[:, :, None] * time), layer["frequency"][:, :, None] * time
+    return size * jnp.cos(angle), size * jnp.sin(angle)
+
+
+def _read(layer: Any) -> tuple[jax.Array, jax.Array]:
+    """C [d, state, 1]."""
+    return layer["read_real"][:, :, None], layer["read_imaginary"][:, :, None]
 
 
 def _force(layer: Any) -> tuple[jax.Array, jax.Array]:
-    """(exp(Delta A) - 1) / A [d, state]: what a token held for one step adds (zero-order hold, B = 1)."""
-    real, imaginary = _power(layer, jnp.ones((), layer["log_step"].dtype))
-    rate, frequency = -jnp.exp(layer["log_decay"]), layer["frequency"]
+    """(exp(Delta A) - 1) / A [d, state, 1]: what a token held for one step adds (zero-order hold, B = 1)."""
+    real, imaginary = _power(layer, jnp.ones(1, layer["log_step"].dtype))
+    rate, frequency = -jnp.exp(layer["log_decay"])[:, :, None], layer["frequency"][:, :, None]
     squared = rate**2 + frequency**2
     return _times((real - 1.0, imaginary), (rate / squared, -frequency / squared))
 
 
 def _toeplitz(layer: Any, t: int) -> jax.Array:
     """The convolution as matrices [d, from, to]: entry (j, i) is K_{i-j}, and 0 where j > i."""
-    steps = jnp.arange(t, dtype=layer["log_step"].dtype)[None, None, :]
-    weight = _times((layer["read_real"], layer["read_imaginary"]), _force(layer))
-    kernel = 2.0 * jnp.sum(_times([part[:, :, None] for part in weight], _power(layer, steps))[0], axis=1)
+    steps = jnp.arange(t, dtype=layer["log_step"].dtype)
+    kernel = 2.0 * jnp.sum(_times(_times(_read(layer), _force(layer)), _power(layer, steps))[0], axis=1)
     lag = jnp.arange(t)[None, :] - jnp.arange(t)[:, None]
     return jnp.where(lag >= 0, kernel[:, jnp.maximum(lag, 0)], 0.0)
