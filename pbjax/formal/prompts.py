@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pbjax._checks import check_n
-from pbjax.formal.languages import Language
+from pbjax.formal.languages import Brackets, BThenEvenAs, Language
 from pbjax.formal.languages.language import as_tokens, count
 from pbjax.formal.vocabulary import FIRST_SYMBOL, SOS
 
@@ -98,12 +98,12 @@ def excess(tokens: Any) -> jax.Array:
 
 def _strings(language: Language, length: int) -> list[tuple[int, ...]]:
     alphabet = len(language.symbols)
-    if language.name == "b-then-even-a":
+    if isinstance(language, BThenEvenAs):
         if length < 3:
             raise ValueError(f"length = {length}: prompts of {language.name} have at least 3 symbols")
         behind_a = [(0, *(1,) * b, *(0,) * (length - 1 - b)) for b in range(1, length - 1)]
         return behind_a + [(1,) * b + (0,) * (length - b) for b in range(1, length)]
-    if "(" in language.symbols:
+    if isinstance(language, Brackets):
         words = _prime_words(length - 2)
         return [(*start, *word) for start in ((1, 2), (0, 2)) for word in words]
     if alphabet**length > 2**16:
@@ -130,7 +130,7 @@ def _prime_words(length: int) -> list[tuple[int, ...]]:
 
 
 def _kinds(language: Language, tokens: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    if "(" in language.symbols:
+    if isinstance(language, Brackets):
         return (tokens[:, 1] != FIRST_SYMBOL).astype(np.int32), ("opens", "closes")
     if len(language.symbols) == 2:
         more = np.asarray(excess(tokens))

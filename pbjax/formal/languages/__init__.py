@@ -7,6 +7,20 @@ Example:
 """
 
 from pbjax.formal.languages.blocks import AnBm, AnBn, AnBnAn, AnBnCn, CountedBlocks
+from pbjax.formal.languages.brackets import Brackets, Dyck, Interleaved
 from pbjax.formal.languages.language import Language
+from pbjax.formal.languages.regular import BThenEvenAs, EvenAs
 
-__all__ = ["AnBm", "AnBn", "AnBnAn", "AnBnCn", "CountedBlocks", "Language"]
+__all__ = [
+    "AnBm",
+    "AnBn",
+    "AnBnAn",
+    "AnBnCn",
+    "BThenEvenAs",
+    "Brackets",
+    "CountedBlocks",
+    "Dyck",
+    "EvenAs",
+    "Interleaved",
+    "Language",
+]

@@ -7,7 +7,6 @@ membership and rules are computed from the whole string and know nothing of the 
 
 from __future__ import annotations
 
-import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -174,8 +173,7 @@ class Language(ABC):
             token = jax.random.categorical(key, log_law, axis=-1).astype(jnp.int32)
             return jax.vmap(self._step)(reader, token), token
 
-        start = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count,)), (jnp.asarray(_BEFORE), self._start()))
-        carry = jax.vmap(self._step)(start, first)
+        carry = jax.vmap(self._step)(self._readers(count), first)
         _, tokens = lax.scan(draw, carry, jax.random.split(key, self.max_length + 1))
         return jnp.concatenate([first[None], tokens]).T.reshape(*shape, self.max_length + 2)
 
@@ -204,10 +202,14 @@ class Language(ABC):
             reader, log_law = jax.vmap(self._step)(reader, token)
             return reader, (reader[0], log_law)
 
-        start = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, flat.shape[:1]), (jnp.asarray(_BEFORE), self._start()))
-        _, (where, log_law) = lax.scan(read, start, flat.T)
+        _, (where, log_law) = lax.scan(read, self._readers(len(flat)), flat.T)
         where = where.T.reshape(tokens.shape)
         return where, jnp.moveaxis(log_law, 0, 1).reshape(*tokens.shape, self.vocabulary.size)
+
+    def _readers(self, count: int) -> Any:
+        """Readers of that many sequences, none of which has started."""
+        start = (jnp.asarray(_BEFORE, jnp.int32), self._start())
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), start)
 
     def _step(self, reader: tuple[jax.Array, Any], token: jax.Array) -> tuple[tuple[jax.Array, Any], jax.Array]:
         """Reads one token: the new reader and the law of the next token over the whole vocabulary."""
@@ -221,7 +223,7 @@ class Language(ABC):
         advanced = self._advance(state, jnp.where(reading, token - FIRST_SYMBOL, 0))
         state = jax.tree.map(lambda new, old: jnp.where(reading, new, old), advanced, state)
         after = jnp.where(is_symbol | (token == SOS), _INSIDE, _ENDED)
-        where = jnp.where(possible, after, _IMPOSSIBLE)
+        where = jnp.where(possible, after, _IMPOSSIBLE).astype(jnp.int32)
         return (where, state), self._vocabulary_law(where, state)
 
     def _vocabulary_law(self, where: jax.Array, state: Any) -> jax.Array:
@@ -266,10 +268,13 @@ def never_after(tokens: Any, symbol: int, earlier: int) -> jax.Array:
 
 def all_strings(num_symbols: int, lengths: Any, size: int) -> jax.Array:
     """Every string of the given lengths as sequences `[N, size]`, in the order of the lengths, then of the tokens."""
-    symbols = range(FIRST_SYMBOL, FIRST_SYMBOL + num_symbols)
-    rows = [
-        [SOS, *string, EOS] + [PAD] * (size - length - 2)
-        for length in lengths
-        for string in itertools.product(symbols, repeat=length)
-    ]
-    return jnp.asarray(np.array(rows, np.int32).reshape(len(rows), size))
+    blocks = []
+    for length in lengths:
+        rows = np.full((num_symbols**length, size), PAD, np.int32)
+        rows[:, 0], rows[:, length + 1] = SOS, EOS
+        rest = np.arange(len(rows))
+        for place in range(length, 0, -1):
+            rest, symbol = np.divmod(rest, num_symbols)
+            rows[:, place] = FIRST_SYMBOL + symbol
+        blocks.append(rows)
+    return jnp.asarray(np.concatenate(blocks))
