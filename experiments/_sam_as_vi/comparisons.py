@@ -9,39 +9,15 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from experiments._sam_as_vi.rows import KEEPS_A_SCALE, OUTCOMES, Row, arms, mean_and_error, value
+from experiments._sam_as_vi.rows import KEEPS_A_SCALE, OUTCOMES, Row, arms, value
 from pbjax import runs
+from pbjax.runs.statistics import holm, mean_and_error
 
 MARGINS = {"test_accuracy": 0.002, "test_nll": 0.01, "averaged_nll": 0.01, "ece": 0.005, "certificate": 0.01}
 """For `replaces`: the loss that would be put up with, in the outcome's own unit, fixed before any result was seen."""
 
 MOST_EXACT = 16
 """Pairs up to which all sign patterns are gone through."""
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down correction: the k-th least of m becomes max over j <= k of min(1, (m - j + 1) p_(j)).
-
-    Args:
-      p_values: in [0, 1]; None (no test) takes no part.
-
-    Returns:
-      Corrected values in the same order.
-
-    Example:
-      >>> holm([0.04, 0.01, None, 0.03])
-      [0.06, 0.03, None, 0.06]
-
-    References:
-      Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 1979.
-    """
-    order = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
-    corrected: list[float | None] = [None] * len(p_values)
-    largest = 0.0
-    for rank, (p, index) in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p))
-        corrected[index] = largest
-    return corrected
 
 
 def sign_flip(differences: Sequence[float] | np.ndarray) -> float:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from experiments._sam_as_vi.methods import METHODS
 from pbjax import runs
+from pbjax.runs.statistics import mean_and_error
 
 Row = Mapping[str, Any]
 Key = tuple[str, str, str]
@@ -177,26 +178,6 @@ def arms(rows: Iterable[Row], *, stage: str = "final") -> dict[Key, Arms]:
                 raise ValueError(f"{' '.join(key)}: {arm} has two rows of one seed; keep one a seed")
             arranged.setdefault(key, {})[arm] = dict(sorted(seeds.items()))
     return arranged
-
-
-def mean_and_error(values: Iterable[float]) -> tuple[float, float, int]:
-    """Mean, its standard error over seeds, and how many of the values are finite.
-
-    Args:
-      values: one a seed; NaN is left out.
-
-    Returns:
-      (mean, standard error, count); NaN where the count is too small (0 and 1).
-
-    Example:
-      >>> mean_and_error([1.0, 3.0, float("nan")])
-      (2.0, 1.0, 2)
-    """
-    kept = [number for number in values if math.isfinite(number)]
-    count = len(kept)
-    mean = math.fsum(kept) / count if count else math.nan
-    spread = math.fsum((number - mean) ** 2 for number in kept)
-    return mean, math.sqrt(spread / (count - 1) / count) if count > 1 else math.nan, count
 
 
 def _flags(own: Iterable[Row]) -> str | None:

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments._sam_as_vi import figures
-from experiments._sam_as_vi.rows import FIELDS, OUTCOMES, mean_and_error, summarise, value
+from experiments._sam_as_vi.rows import FIELDS, OUTCOMES, summarise, value
 from experiments._sam_as_vi.tables import markdown
 from pbjax import runs
 from pbjax.runs.atomic import write_file
+from pbjax.runs.statistics import mean_and_error
 
 
 class Finished(NamedTuple):

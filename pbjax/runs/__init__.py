@@ -1,4 +1,4 @@
-"""Running experiments: command line, run directory, checkpoints and resuming, host loop, progress, mesh, figures."""
+"""Running experiments: command line, run directory, checkpoints, host loop, progress, mesh, statistics, figures."""
 
 from pbjax.runs import figures
 from pbjax.runs.checkpoint import Checkpoint, CheckpointStore
@@ -10,6 +10,14 @@ from pbjax.runs.mesh import over_replicas, replica_mesh, replicate, shard_replic
 from pbjax.runs.progress import Progress
 from pbjax.runs.provenance import provenance
 from pbjax.runs.results import ROW_FIELDS, Field, check_rows, is_flagged
+from pbjax.runs.statistics import (
+    MeanDifference,
+    RankCorrelation,
+    difference_of_means,
+    holm,
+    mean_and_error,
+    rank_correlation,
+)
 from pbjax.runs.tables import markdown_table, print_results
 from pbjax.runs.validation import require, require_at_least, require_positive, require_seeds
 
@@ -22,24 +30,30 @@ __all__ = [
     "Field",
     "Interrupted",
     "LoopTiming",
+    "MeanDifference",
     "MetricsLog",
     "Phase",
     "Phases",
     "Progress",
+    "RankCorrelation",
     "RunDirectory",
     "RunError",
     "RunOptions",
     "check_rows",
     "command_line_errors",
     "config_hash",
+    "difference_of_means",
     "figures",
+    "holm",
     "is_flagged",
     "load_configs",
     "markdown_table",
+    "mean_and_error",
     "over_replicas",
     "parse",
     "print_results",
     "provenance",
+    "rank_correlation",
     "replica_mesh",
     "replicate",
     "require",

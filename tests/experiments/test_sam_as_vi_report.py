@@ -11,13 +11,14 @@ from scipy import stats
 
 from experiments._sam_as_vi import comparisons, correlations, figures, tables
 from experiments._sam_as_vi import rows as rows_module
-from experiments._sam_as_vi.comparisons import holm, paired, replaces, sign_flip
+from experiments._sam_as_vi.comparisons import paired, replaces, sign_flip
 from experiments._sam_as_vi.correlations import rank_correlations
 from experiments._sam_as_vi.figures import calibration, drawing, interpolations
 from experiments._sam_as_vi.methods import METHODS
 from experiments._sam_as_vi.rows import AVERAGED, FIELDS, MEASURES, ORDER, summarise, value
 from experiments._sam_as_vi.tables import markdown
 from pbjax import runs
+from pbjax.runs.statistics import holm
 
 ROWS_SEED = 0
 
@@ -166,14 +167,6 @@ def test_budgets_are_families_of_their_own():
         own = [row for row in both if row["budget"] == budget]
         assert [row["p_holm"] for row in own] == holm([row["p_value"] for row in own])
     assert paired(rows, outcome="test_nll", reference="ivon") == []
-
-
-def test_holm_by_hand():
-    # 0.01 * 4, 0.02 * 3, 0.03 * 2 and max with what went before, 0.9 * 1.
-    assert holm([0.9, 0.01, 0.03, 0.02]) == pytest.approx([0.9, 0.04, 0.06, 0.06])
-    assert holm([0.5, 0.6]) == [1.0, 1.0]
-    assert holm([None, 0.2]) == [None, 0.2]
-    assert holm([]) == []
 
 
 def test_sign_flip_by_enumeration():

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from experiments._sam_as_vi.rows import OUTCOMES, Row, mean_and_error, method_of, value
+from experiments._sam_as_vi.rows import OUTCOMES, Row, method_of, value
 from pbjax import runs
+from pbjax.runs.statistics import mean_and_error
 
 # Okabe and Ito's colours first, then Tol's; no two methods share a marker and a hue.
 STYLES: dict[str, tuple[str, str, str]] = {

@@ -21,8 +21,9 @@ from experiments._sam_as_vi.figures.drawing import (
     title_of,
 )
 from experiments._sam_as_vi.methods import METHODS
-from experiments._sam_as_vi.rows import Row, mean_and_error, value
+from experiments._sam_as_vi.rows import Row, value
 from pbjax.runs.figures import blank_figure, legend_below, save_png, tidy_axes
+from pbjax.runs.statistics import mean_and_error
 
 
 def accuracy_against_radius(rows: Sequence[Row], path: str | Path) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from experiments._sam_as_vi.figures.drawing import check_any, style
-from experiments._sam_as_vi.rows import mean_and_error
 from pbjax.runs.figures import GREY, blank_figure, legend_below, save_png, tidy_axes
+from pbjax.runs.statistics import mean_and_error
 
 
 def learning_curves(history: Mapping[str, Any], path: str | Path) -> None:
