@@ -62,22 +62,22 @@ def evaluate_loss(
         >>> round(float(evaluation.nats_per_sequence / evaluation.loss), 4)
         5.0
     """
-    sequences = check_sequences("sequences", sequences, model)
+    tokens = check_sequences("sequences", sequences, model)
     check_n(batch_size, name="batch_size")
-    count, positions = sequences.shape[0], sequences.shape[1] - 1
+    count, positions = tokens.shape[0], tokens.shape[1] - 1
     rows = jnp.arange(count) if rows is None else jnp.asarray(rows)
     log_weights = jnp.zeros(count, jnp.float32) if log_weights is None else jnp.asarray(log_weights)
     if rows.shape != (count,) or log_weights.shape != (count,):
         raise ValueError(f"rows {rows.shape} and log_weights {log_weights.shape}: both must have shape ({count},)")
 
     def batch(at: tuple[jax.Array, jax.Array]) -> jax.Array:
-        tokens, places = at
-        return nats_per_sequence(model.apply(params, tokens[:, :-1], rows=places), tokens[:, 1:])
+        some, places = at
+        return nats_per_sequence(model.apply(params, some[:, :-1], rows=places), some[:, 1:])
 
     size = min(batch_size, count)
     # The last batch is filled up with the first sequences, whose second results are cut off again.
     padded = jnp.arange(-(-count // size) * size) % count
-    nats = jax.lax.map(batch, (sequences[padded].reshape(-1, size, positions + 1), rows[padded].reshape(-1, size)))
+    nats = jax.lax.map(batch, (tokens[padded].reshape(-1, size, positions + 1), rows[padded].reshape(-1, size)))
     nats = nats.reshape(-1)[:count]
     weights = jax.nn.softmax(log_weights).astype(nats.dtype)
     total = jnp.where(weights > 0, weights * nats, 0).sum()

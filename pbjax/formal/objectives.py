@@ -206,7 +206,7 @@ def completion_loss(
     logits, targets = jnp.asarray(logits), jnp.asarray(targets)
     start = prompt_length + skip_first
     length = targets.shape[-1] if targets.ndim else 0
-    if not 0 <= prompt_length or start >= length:
+    if prompt_length < 0 or start >= length:
         raise ValueError(
             f"prompt_length = {prompt_length}: the loss starts at target {start} and there are {length}; "
             "lengthen the sequences or shorten the prompt"
@@ -226,8 +226,10 @@ def pinned_loss(
 
     The square is zero at one level only, so training neither leaves the data law nor fits it better than the pin: every
     regime stops at the same loss, and what differs between them is how they complete prompts of probability zero. At a
-    minimum with $w > 0$ the divergence stands above the pin by what the completions gain, $2v(K - \kappa) = -w\,
-    dc/dK$ along the frontier of the two losses: a large $v$ makes the gap small.
+    minimum with $w > 0$ the divergence stands above the pin by what the completions gain there,
+    $K - \kappa = w\,|dc/dK| / (2v)$ along the frontier of the two losses. A large $v$ makes that small but the
+    objective stiff, and far from the pin it drowns the completions: rather than raise $v$, start near the pin, with
+    `state._replace(regime=...)` after plain steps.
 
     Args:
         completion: $c$, loss on completions in nats a position.
@@ -253,8 +255,8 @@ def pinned_loss(
     check_range("pin", pin, low=0.0, open_high=True)
     check_range("completion_weight", completion_weight, low=0.0, open_high=True)
     check_range("pin_weight", pin_weight, low=0.0, open_high=True)
-    gap = jnp.asarray(kl) - pin
-    return completion_weight * jnp.asarray(completion) + pin_weight * gap**2
+    gap = jnp.asarray(kl) - jnp.asarray(pin)
+    return jnp.asarray(completion_weight * jnp.asarray(completion) + pin_weight * gap**2)
 
 
 def _mean_over(losses: jax.Array, counted: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ import optax
 from jax.typing import ArrayLike
 
 from pbjax._checks import check_n, check_range, concrete
-from pbjax.formal._tokens import check_sequences
+from pbjax.formal._batches import completion_batches, sequence_batches
 from pbjax.formal.objectives import Regime, completion_loss, nats_per_sequence, pinned_loss
 from pbjax.formal.vocabulary import PAD
 from pbjax.models import LanguageModel
@@ -172,88 +172,66 @@ def make_training(
         Reizinger et al., "Position: understanding LLMs requires more than statistical generalization", ICML 2024.
     """
     check_range("entropy", entropy, low=0.0, open_high=True)
-    fresh = callable(sequences)
-    data = None if fresh else check_sequences("sequences", sequences, model)
-    if fresh and batch_size is not None:
-        raise ValueError(f"batch_size = {batch_size}: the function that draws sequences sets the size of its batches")
-    total = 0 if data is None else data.shape[0]
-    size = _batch_size("batch_size", batch_size, total)
-    sets = None
+    batch = sequence_batches(model, sequences, batch_size, shuffle_rows=shuffle_rows)
+    num_sets = 0
+    completion_batch = None
     if completions is not None:
-        sets = check_sequences("completions", completions, model, ranks=(2, 3))
-        sets = sets[None] if sets.ndim == 2 else sets
+        sets, completion_batch = completion_batches(model, completions, completion_batch_size)
+        num_sets = sets.shape[0]
         if prompt_length is None:
             raise ValueError("prompt_length is missing: pass the number of symbols in a prompt, without SOS")
-        if not 0 <= prompt_length < sets.shape[-1] - 1 - skip_first:
+        if prompt_length < 0 or prompt_length + skip_first >= sets.shape[-1] - 1:
             raise ValueError(
                 f"prompt_length = {prompt_length}: completions of {sets.shape[-1]} tokens leave no target to train on"
             )
-    completion_size = _batch_size("completion_batch_size", completion_batch_size, 0 if sets is None else sets.shape[1])
     update = optax.with_extra_args_support(optimiser).update
 
-    def batch(key: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Sequences of a step and the rows at which they stand."""
-        if data is None:
-            drawn = sequences(jax.random.fold_in(key, step))  # pyright: ignore[reportCallIssue]
-            return drawn, jnp.arange(drawn.shape[0])
-        if size == total:
-            rows = jnp.arange(total)
-            return data, jax.random.permutation(jax.random.fold_in(key, step), rows) if shuffle_rows else rows
-        epoch, place = jnp.divmod(step, total // size)
-        order = jax.random.permutation(jax.random.fold_in(key, epoch), total)
-        return data[jax.lax.dynamic_slice_in_dim(order, place * size, size)], jnp.arange(size)
-
-    def completion_batch(key: jax.Array, chosen: jax.Array) -> tuple[jax.Array, jax.Array]:
-        assert sets is not None
-        rows = jnp.arange(sets.shape[1])
-        if completion_size < sets.shape[1]:
-            rows = jax.random.permutation(key, rows)[:completion_size]
-            return sets[chosen, rows], rows
-        return sets[chosen], rows
-
-    def objective(params: Any, key: jax.Array, step: jax.Array, seed: jax.Array, regime: Regime) -> Any:
-        dropout, completion_dropout, completion_order = jax.random.split(key, 3)
-        tokens, rows = batch(seed, step)
+    def data_loss(params: Any, tokens: jax.Array, rows: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Nats a position and nats a sequence."""
         targets = tokens[:, 1:]
-        logits = model.apply(params, tokens[:, :-1], key=dropout if sequence_dropout else None, rows=rows)
+        logits = model.apply(params, tokens[:, :-1], key=key if sequence_dropout else None, rows=rows)
         nats = nats_per_sequence(logits, targets, include_padding=include_padding, pad=pad).mean()
-        counted = 1.0 if include_padding else (targets != pad).mean(dtype=nats.dtype)
-        loss = nats / (targets.shape[-1] * counted)
-        kl = nats - entropy
-        completion = jnp.zeros_like(loss)
-        if sets is not None:
-            assert prompt_length is not None
-            tokens, rows = completion_batch(completion_order, regime.completions)
-            completion = completion_loss(
-                model.apply(params, tokens[:, :-1], key=completion_dropout, rows=rows), tokens[:, 1:],
-                prompt_length=prompt_length, skip_first=skip_first, include_padding=include_padding, pad=pad,
-            )  # fmt: skip
-        value = regime.likelihood_weight * loss + pinned_loss(
-            completion, kl, pin=regime.pin, completion_weight=regime.completion_weight, pin_weight=regime.pin_weight
-        )
-        return value, TrainingMetrics(value, loss, kl, completion)
+        share = 1.0 if include_padding else (targets != pad).mean(dtype=nats.dtype)
+        return nats / (targets.shape[-1] * share), nats
+
+    def completions_loss(params: Any, tokens: jax.Array, rows: jax.Array, key: jax.Array) -> jax.Array:
+        logits = model.apply(params, tokens[:, :-1], key=key, rows=rows)
+        return completion_loss(
+            logits, tokens[:, 1:], prompt_length=prompt_length or 0, skip_first=skip_first,
+            include_padding=include_padding, pad=pad,
+        )  # fmt: skip
 
     def one_step(state: TrainingState, _: None) -> tuple[TrainingState, TrainingMetrics]:
-        order_key, step_key = jax.random.split(state.key)
-        loss_key, noise_key = jax.random.split(jax.random.fold_in(step_key, state.step))
+        # One split for all that is random in a step: each further derivation of keys is code to compile and run.
+        keys = jax.random.split(jax.random.fold_in(state.key, state.step), 5)
+        regime = state.regime
+        sequence_batch = batch(state.key, keys[0], state.step)
+        others = None if completion_batch is None else completion_batch(keys[1], regime.completions)
 
-        def with_metrics(params: Any) -> Any:
-            return objective(params, loss_key, state.step, order_key, state.regime)
+        def objective(params: Any) -> tuple[jax.Array, TrainingMetrics]:
+            loss, nats = data_loss(params, *sequence_batch, keys[2])
+            kl = nats - entropy
+            completion = jnp.zeros_like(loss) if others is None else completions_loss(params, *others, keys[3])
+            value = regime.likelihood_weight * loss + pinned_loss(
+                completion, kl, pin=regime.pin, completion_weight=regime.completion_weight,
+                pin_weight=regime.pin_weight,
+            )  # fmt: skip
+            return value, TrainingMetrics(value, loss, kl, completion)
 
         def value_and_grad_fn(params: Any) -> tuple[jax.Array, Any]:
-            (value, _), gradient = jax.value_and_grad(with_metrics, has_aux=True)(params)
+            (value, _), gradient = jax.value_and_grad(objective, has_aux=True)(params)
             return value, gradient
 
-        (_, metrics), gradient = jax.value_and_grad(with_metrics, has_aux=True)(state.params)
+        (_, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
         updates, optimiser_state = update(
             gradient, state.optimiser_state, state.params, grad_fn=lambda params: value_and_grad_fn(params)[1],
-            value_and_grad_fn=value_and_grad_fn, key=noise_key,
+            value_and_grad_fn=value_and_grad_fn, key=keys[4],
         )  # fmt: skip
         params = optax.apply_updates(state.params, updates)
-        return TrainingState(params, optimiser_state, state.step + 1, state.key, state.regime), metrics
+        return TrainingState(params, optimiser_state, state.step + 1, state.key, regime), metrics
 
     def init(key: jax.Array, regime: Regime) -> TrainingState:
-        _check_regime(regime, 0 if sets is None else sets.shape[0])
+        _check_regime(regime, num_sets)
         params_key, own_key = jax.random.split(key)
         params = model.init(params_key)
         regime = Regime(*(jnp.asarray(number) for number in regime))
@@ -264,13 +242,6 @@ def make_training(
         return jax.lax.scan(one_step, state, None, length=num_steps)
 
     return Training(init, chunk)
-
-
-def _batch_size(name: str, size: int | None, total: int) -> int:
-    if size is None:
-        return total
-    check_range(name, size, low=1, high=total, whole=True, remedy=f"it must be a whole number from 1 to {total}")
-    return int(size)
 
 
 def _check_regime(regime: Regime, num_sets: int) -> None:

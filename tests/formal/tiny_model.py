@@ -12,10 +12,13 @@ def leaky_sum(vocabulary_size=5, *, width=6, dropout=0.0, reads_rows=False, max_
     """h_t = LEAK h_(t-1) + E[x_t], logits tanh(h_t) U, plus sin(row) in the last logit for models that read rows."""
 
     def init(key):
-        first, second = jax.random.split(key)
+        # Quasi-random weights from the key's bits: normal draws take a second of compilation in every program.
+        phase = (jax.random.key_data(key).ravel()[-1] % 1009).astype(jnp.float32)
+        waves = 1.3 * jnp.sin(jnp.arange(1, 2 * vocabulary_size * width + 1, dtype=jnp.float32) ** 1.5 * (2 + phase))
+        embedding, output = jnp.split(waves, 2)
         return {
-            "embedding": jax.random.normal(first, (vocabulary_size, width), jnp.float32),
-            "output": jax.random.normal(second, (width, vocabulary_size), jnp.float32),
+            "embedding": embedding.reshape(vocabulary_size, width),
+            "output": output.reshape(width, vocabulary_size),
         }
 
     def offset(rows):
@@ -23,16 +26,15 @@ def leaky_sum(vocabulary_size=5, *, width=6, dropout=0.0, reads_rows=False, max_
         return jnp.outer(jnp.sin(rows.astype(jnp.float32)), last.astype(jnp.float32))
 
     def apply(params, tokens, *, key=None, rows=None):
-        def advance(hidden, token):
-            hidden = LEAK * hidden + params["embedding"][token]
-            return hidden, hidden
-
-        start = jnp.zeros((tokens.shape[0], width), jnp.float32)
-        _, hidden = jax.lax.scan(advance, start, tokens.T)
-        hidden = jnp.tanh(hidden.swapaxes(0, 1))
+        # One product with a matrix of powers: a scan would cost a test several times as long to compile.
+        age = jnp.arange(tokens.shape[1])[:, None] - jnp.arange(tokens.shape[1])[None]
+        leak = jnp.where(age < 0, 0.0, LEAK ** jnp.maximum(age, 0).astype(jnp.float32)).astype(jnp.float32)
+        hidden = jnp.tanh(jnp.einsum("ts,nsd->ntd", leak, params["embedding"][tokens]))
         if key is not None and dropout:
-            hidden *= jax.random.bernoulli(key, 1 - dropout, hidden.shape) / (1 - dropout)
-        logits = hidden.astype(jnp.float32) @ params["output"]
+            # Whole channels: random bits for every entry take a second to compile.
+            kept = jax.random.bits(key, (width,), jnp.uint8) >= int(256 * dropout)
+            hidden *= (kept / jnp.float32(1 - dropout)).astype(jnp.float32)[None, None]
+        logits = hidden @ params["output"]
         if reads_rows:
             logits += offset(jnp.arange(tokens.shape[0]) if rows is None else rows)[:, None]
         return logits
