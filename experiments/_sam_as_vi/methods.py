@@ -137,6 +137,8 @@ RADII = (0.05, 0.1, 0.2, 0.5)
 NOISE_RADII = (1.0, 3.0, 10.0, 30.0)
 # A learned scale forgets where it started within an epoch or two.
 LEARNED_RADII = (1.0, 10.0)
+# Along the worst direction a length of 1 ruins a small network that noise of the same length does not touch.
+WORST_LEARNED_RADII = (0.1, 1.0, 10.0)
 # These two average gradients where SGD's momentum adds them up.
 SLOW_RATES = (0.5, 1.0, 2.0, 4.0)
 
@@ -155,10 +157,10 @@ METHODS: Mapping[str, Method] = {
     ),
     "mean_field": Method(_variational(optim.mean_field), 0, 1, 0.1, SGD_RATES, 1.0, LEARNED_RADII, "learned"),
     "variational_sam_a": Method(
-        _variational(optim.variational_sam, form="a"), 2, 0, 0.1, SGD_RATES, 1.0, LEARNED_RADII, "learned"
+        _variational(optim.variational_sam, form="a"), 2, 0, 0.1, SGD_RATES, 1.0, WORST_LEARNED_RADII, "learned"
     ),
     "variational_sam_b": Method(
-        _variational(optim.variational_sam, form="b"), 2, 0, 0.1, SGD_RATES, 1.0, LEARNED_RADII, "learned"
+        _variational(optim.variational_sam, form="b"), 2, 0, 0.1, SGD_RATES, 1.0, WORST_LEARNED_RADII, "learned"
     ),
     "mean_field_then_sam": Method(
         _variational(optim.mean_field_then_sam), 0, 2, 0.1, SGD_RATES, 0.1, RADII, "learned"

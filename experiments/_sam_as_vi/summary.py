@@ -29,17 +29,6 @@ class Finished(NamedTuple):
     outcome: dict[str, Any]
 
 
-def inside_share(finished: Sequence[Finished]) -> tuple[float, float]:
-    """Share of the training loops' wall time inside compiled code, and seconds of the first chunks (they compile).
-
-    Groups of a single chunk have no second one to be timed and take no part.
-    """
-    timings = [entry.trained["timing"] for entry in finished if entry.trained["timing"] is not None]
-    total = sum(float(t["total"]) for t in timings if t["chunks"] > 1)
-    inside = sum(float(t["inside"]) for t in timings if t["chunks"] > 1)
-    return (inside / total if total else float("nan")), sum(float(t["first"]) for t in timings)
-
-
 def _history(finished: Sequence[Finished], budget: str) -> dict[str, Any]:
     found = {}
     for entry in finished:
@@ -134,29 +123,20 @@ def _curves(table: Sequence[dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def _command(words: Sequence[str]) -> str:
-    """The command line without the folder that the run was put into, which is of one machine."""
-    kept = list(words)
-    if "--out" in kept:
-        place = kept.index("--out")
-        del kept[place : place + 2]
-    return " ".join(kept)
-
-
 def text(
     config: Any, table: Sequence[dict[str, Any]], finished: Sequence[Finished], *, parameters: int, n: int,
     seconds: float,
 ) -> str:  # fmt: skip
     """The text of summary.md."""
     made = runs.provenance()
-    share, first = inside_share(finished)
+    share, first = runs.inside_share([entry.trained["timing"] for entry in finished])
     trained = sum(float(entry.trained["seconds"]) for entry in finished)
     measured = sum(float(entry.outcome["seconds"]) for entry in finished)
     versions = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
     certified = n - int(n * config.prior_share)
     return f"""# sam_as_vi, config {runs.config_hash(config)}
 
-`python experiments/{_command(made["command"])}`
+`python experiments/{runs.shown_command(made["command"])}`
 
 {config.model} with {parameters:,} weights, n = {n:,} training rows and {config.validation_rows:,} validation rows;
 seeds {", ".join(map(str, config.seeds))}. {seconds / 60:.1f} minutes on {made["host"]["cpu_count"]} \

@@ -5,10 +5,10 @@ from pbjax.runs.checkpoint import Checkpoint, CheckpointStore
 from pbjax.runs.config import NOT_HASHED, Configs, RunOptions, config_hash, load_configs, parse
 from pbjax.runs.directory import MetricsLog, RunDirectory
 from pbjax.runs.errors import Interrupted, RunError, command_line_errors
-from pbjax.runs.loop import LoopTiming, Phase, Phases, run_chunks
+from pbjax.runs.loop import LoopTiming, Phase, Phases, inside_share, run_chunks
 from pbjax.runs.mesh import over_replicas, replica_mesh, replicate, shard_replicas
 from pbjax.runs.progress import Progress
-from pbjax.runs.provenance import provenance
+from pbjax.runs.provenance import provenance, shown_command
 from pbjax.runs.results import ROW_FIELDS, Field, check_rows, is_flagged
 from pbjax.runs.statistics import (
     MeanDifference,
@@ -45,6 +45,7 @@ __all__ = [
     "difference_of_means",
     "figures",
     "holm",
+    "inside_share",
     "is_flagged",
     "load_configs",
     "markdown_table",
@@ -62,4 +63,5 @@ __all__ = [
     "require_seeds",
     "run_chunks",
     "shard_replicas",
+    "shown_command",
 ]

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -48,6 +48,27 @@ class LoopTiming(NamedTuple):
     first: float
     inside: float
     total: float
+
+
+def inside_share(timings: Iterable[Any]) -> tuple[float, float]:
+    """Which part of the loops' wall time was spent inside compiled code.
+
+    share = sum of `inside` / sum of `total`, over loops of two chunks or more
+
+    Args:
+      timings: a `LoopTiming` a loop, or its fields as a mapping; None where nothing was timed.
+
+    Returns:
+      (share, NaN without a loop of two chunks; seconds of all first chunks, which compile and are not in the share).
+
+    Example:
+      >>> inside_share([LoopTiming(3, 5.0, 1.5, 2.0), None])
+      (0.75, 5.0)
+    """
+    given = [dict(t) if isinstance(t, Mapping) else t._asdict() for t in timings if t is not None]
+    total = sum(float(t["total"]) for t in given if t["chunks"] > 1)
+    inside = sum(float(t["inside"]) for t in given if t["chunks"] > 1)
+    return (inside / total if total else float("nan")), sum(float(t["first"]) for t in given)
 
 
 class StopRequest:

@@ -104,3 +104,23 @@ def provenance() -> dict[str, Any]:
         "host": {"cpu_count": os.cpu_count(), "system": platform.system(), "machine": platform.machine()},
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def shown_command(words: Sequence[str]) -> str:
+    """A command line as a summary shows it: without the folder that the run was put into, which is of one machine.
+
+    Args:
+      words: the `command` of `provenance()`.
+
+    Returns:
+      One line.
+
+    Example:
+      >>> shown_command(["sam_as_vi.py", "--config", "smoke", "--out", "runs/try"])
+      'sam_as_vi.py --config smoke'
+    """
+    kept = list(words)
+    if "--out" in kept:
+        place = kept.index("--out")
+        del kept[place : place + 2]
+    return " ".join(kept)

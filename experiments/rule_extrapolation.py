@@ -1,0 +1,139 @@
+"""Do language models of equal test loss behave alike on prompts that their language never shows? They need not.
+
+Networks learn a^n b^n (or another formal language) by maximum likelihood, or with a completion loss on prompts of
+probability zero that teaches them to keep rule 1 there (oracle) or to break it (adversarial); all these agree with the
+same law of the data. Loss and rules are followed over training, and networks compared at matched loss.
+
+    python experiments/rule_extrapolation.py --config small
+    python experiments/rule_extrapolation.py --config positions --seeds 0 1 2 3
+
+The study is that of Reizinger et al., "Position: Understanding LLMs requires more than statistical generalization",
+ICML 2024 (arXiv 2405.01964), and Meszaros et al., "Rule extrapolation in language models", NeurIPS 2024 (arXiv
+2409.13728).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments._rule_extrapolation import summary
+from experiments._rule_extrapolation.groups import Group, groups
+from experiments._rule_extrapolation.measuring import make_measure
+from experiments._rule_extrapolation.problem import Problem, make_model, make_problem
+from experiments._rule_extrapolation.results import history, rows
+from experiments._rule_extrapolation.training import init_replicas, make_chunk, make_training
+from pbjax import runs
+from pbjax.runs.mesh import replica_mesh, shard_replicas
+from pbjax.runs.progress import Progress
+
+NAME = "rule_extrapolation"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs" / NAME
+
+
+class Study:
+    """One config's languages and networks."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.problems: dict[str, Problem] = {name: make_problem(config, name) for name in config.languages}
+
+    def model(self, group: Group) -> Any:
+        """The network of a group."""
+        arm = group.arms[0]
+        return make_model(self.config, arm.model, arm.position, self.problems[arm.language].language.vocabulary.size)
+
+    def train(self, group: Group, phase: runs.Phase) -> dict[str, Any]:
+        """Train a group: the weights at matched loss and what was seen on the way."""
+        begin = time.perf_counter()
+        problem, model = self.problems[group.arms[0].language], self.model(group)
+        training = make_training(self.config, problem, model, group)
+        carry = init_replicas(self.config, training, group)
+        if self.config.replicas_at_once >= group.size and jax.device_count() > 1:
+            carry = shard_replicas(replica_mesh(num_replicas=group.size), carry)
+
+        def tell(index: int, seen: Any) -> None:
+            phase.log(
+                step=(index + 1) * self.config.evaluate_every, kl_per_sequence=seen.kl, loss=seen.loss,
+                ood_r1=seen.outside.r1, ood_r1_unconditional=seen.outside.r1_unconditional,
+                finished=seen.outside.finished,
+            )  # fmt: skip
+
+        (_, snapshot), seen = phase.run_chunks(
+            make_chunk(self.config, problem, model, training), carry,
+            num_chunks=self.config.steps // self.config.evaluate_every, on_chunk=tell,
+        )  # fmt: skip
+        timing = phase.timing
+        return {
+            "snapshot": {"params": snapshot.params, "reached": snapshot.reached},
+            "seen": _as_dicts(seen),
+            "timing": None if timing is None else timing._asdict(),
+            "seconds": time.perf_counter() - begin,
+        }
+
+    def measure(self, group: Group, trained: dict[str, Any]) -> dict[str, Any]:
+        """Flatness of the networks at matched loss, NaN for those that never came so near."""
+        measure = jax.jit(make_measure(self.config, self.problems[group.arms[0].language], self.model(group)))
+        keys = jax.vmap(jax.random.key)(jnp.asarray(np.tile(group.seeds, len(group.arms))))
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 1)
+        params = jax.tree.map(jnp.asarray, trained["snapshot"]["params"])
+        reached = np.asarray(trained["snapshot"]["reached"])
+        made = measure(params, keys)._asdict()
+        return {name: np.where(reached, np.asarray(value, np.float64), np.nan) for name, value in made.items()}
+
+
+def _as_dicts(tree: Any) -> Any:
+    if hasattr(tree, "_asdict"):
+        tree = tree._asdict()
+    return {name: _as_dicts(value) for name, value in tree.items()} if isinstance(tree, dict) else tree
+
+
+def run(config: Any, out: Path) -> None:
+    """The whole study in one run directory; groups that an earlier process finished are read, not computed."""
+    begin = time.perf_counter()
+    study = Study(config)
+    planned = list(groups(config))
+    with runs.RunDirectory(out, experiment=NAME, config=config) as directory:
+        work = {group.name: config.steps // config.evaluate_every * group.size for group in planned}
+        if config.log_level != "quiet":
+            print(
+                f"{NAME}: {len(planned)} groups, {sum(group.size for group in planned)} networks, {config.steps:,} "
+                f"steps each; results in {out}",
+                flush=True,
+            )
+        table: list[dict[str, Any]] = []
+        finished: list[summary.Finished] = []
+        with Progress(NAME, work=work, log_level=config.log_level) as progress:
+            phases = runs.Phases(directory, every_seconds=config.checkpoint_seconds, progress=progress)
+            for group in planned:
+                trained = phases.run(group.name, lambda phase, group=group: study.train(group, phase))
+                flatness: dict[str, Any] = {}
+                if config.sharpness:
+                    flatness = phases.run(
+                        f"{group.name}.flatness",
+                        lambda phase, group=group, trained=trained: study.measure(group, trained),
+                    )
+                problem = study.problems[group.arms[0].language]
+                table.extend(rows(config, problem, group, trained, flatness))
+                finished.append(summary.Finished(group, trained, history(config, problem, group, trained)))
+        summary.write(config, directory, table, finished, study.problems, seconds=time.perf_counter() - begin)
+
+
+@runs.command_line_errors()
+def main(argv: list[str] | None = None) -> None:
+    """Command line."""
+    jax.config.update("jax_enable_x64", True)
+    config, out = runs.parse(NAME, runs.load_configs(CONFIGS), argv, default="small")
+    run(config, out)
+
+
+if __name__ == "__main__":
+    main()
