@@ -90,6 +90,8 @@ class RuleExtrapolation(RunOptions):
     """Steps between evaluations: a checkpoint and a point of the trajectories each."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; each has its own initial weights and dropout, the same in every regime."""
+    completion_seeds: tuple[int, ...] | None = None
+    """Seeds of the adversarial and oracle regimes, where they are not those of maximum likelihood."""
     replicas_at_once: int = 3
     """Networks trained side by side in one vmapped program; the others follow. All of them suit an accelerator."""
 
@@ -121,6 +123,8 @@ class RuleExtrapolation(RunOptions):
         )  # fmt: skip
         require_positive(self, "learning_rate", "norm_epsilon", "match", "adaptive_radius", "scale_rise")
         require_seeds(self)
+        if self.completion_seeds is not None:
+            require_seeds(self, name="completion_seeds")
         for field in ("dropout", "recurrent_dropout"):
             rate = getattr(self, field)
             require(0 <= rate < 1, f"{field} = {rate}: must lie in [0, 1)")

@@ -55,12 +55,13 @@ class Group(NamedTuple):
 def groups(config: Any) -> Iterator[Group]:
     """All groups; regimes with completions share a program, and maximum likelihood pays for none."""
     seeds = np.array(config.seeds)
+    other_seeds = seeds if config.completion_seeds is None else np.array(config.completion_seeds)
     for language, model, optimiser in itertools.product(config.languages, config.models, config.optimisers):
         positions = config.positions if model == "transformer" else ("none",)
         for position in positions:
             own = [regime for regime in config.regimes if regime == "maximum_likelihood" or language in LETTERS]
             plain = [regime for regime in own if regime == "maximum_likelihood"]
             others = [regime for regime in own if regime != "maximum_likelihood"]
-            for chosen in (plain, others):
+            for chosen, used in ((plain, seeds), (others, other_seeds)):
                 if chosen:
-                    yield Group(tuple(Arm(language, model, position, optimiser, regime) for regime in chosen), seeds)
+                    yield Group(tuple(Arm(language, model, position, optimiser, regime) for regime in chosen), used)

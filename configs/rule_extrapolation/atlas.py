@@ -1,0 +1,14 @@
+"""A seed atlas: 256 networks by maximum likelihood, compared at matched loss (--max-length 64 on an accelerator).
+
+python experiments/rule_extrapolation.py --config atlas
+"""
+
+from configs.rule_extrapolation._schema import RuleExtrapolation
+
+config = RuleExtrapolation(
+    regimes=("maximum_likelihood",),
+    seeds=tuple(range(256)),
+    replicas_at_once=16,
+    steps=4000,
+    evaluate_every=200,
+)
