@@ -9,7 +9,7 @@ A prompt of probability zero may be continued in any way at no cost in test loss
 from pbjax.formal import languages
 from pbjax.formal.decoding import decode
 from pbjax.formal.evaluation import Evaluation, evaluate_loss
-from pbjax.formal.extensions import extend, extension_r1, extension_r2_completion
+from pbjax.formal.extensions import EXTENSIONS, extend, extension_r1, extension_r2_completion
 from pbjax.formal.metrics import (
     Metrics,
     Rates,
@@ -34,6 +34,7 @@ from pbjax.formal.vocabulary import EOS, PAD, SOS, Vocabulary
 __all__ = [
     "COMPLETION_REGIMES",
     "EOS",
+    "EXTENSIONS",
     "PAD",
     "SOS",
     "Evaluation",

@@ -8,7 +8,7 @@ are the completions of the adversarial and the oracle objective, and the known a
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,12 @@ from pbjax.formal.languages.language import before_end
 from pbjax.formal.prompts import Prompts, excess
 from pbjax.formal.vocabulary import EOS, FIRST_SYMBOL, PAD, SOS
 
-Extension = Literal["oracle", "stop", "append_b", "adversarial", "iid"]
+EXTENSIONS = ("oracle", "stop", "append_b", "adversarial", "iid")
 
 _A, _B = FIRST_SYMBOL, FIRST_SYMBOL + 1
 
 
-def extend(prompts: Prompts, kind: Extension, *, max_length: int, key: jax.Array | None = None) -> jax.Array:
+def extend(prompts: Prompts, kind: str, *, max_length: int, key: jax.Array | None = None) -> jax.Array:
     r"""Continues every prompt by one rule.
 
     With d the number of a's less that of b's in a prompt:
@@ -37,7 +37,7 @@ def extend(prompts: Prompts, kind: Extension, *, max_length: int, key: jax.Array
 
     Args:
         prompts: prompts over a and b, N of them.
-        kind: which rule.
+        kind: which rule, one of `EXTENSIONS`.
         max_length: largest number of symbols of a sequence.
         key: a key of `jax.random`; read by "iid" only, which needs it.
 
@@ -59,8 +59,7 @@ def extend(prompts: Prompts, kind: Extension, *, max_length: int, key: jax.Array
     References:
         Reizinger et al., "Position: Understanding LLMs requires more than statistical generalization", ICML 2024.
     """
-    if kind not in get_args(Extension):
-        raise ValueError(f"kind = {kind!r}: it must be one of {', '.join(get_args(Extension))}")
+    _check_kind(kind)
     tokens = jnp.asarray(prompts.tokens, jnp.int32)
     values = concrete(tokens)
     if values is not None and np.any((values != SOS) & (values != _A) & (values != _B)):
@@ -87,7 +86,7 @@ def extend(prompts: Prompts, kind: Extension, *, max_length: int, key: jax.Array
     return jnp.concatenate([tokens, completion.astype(jnp.int32)], axis=-1)
 
 
-def extension_r1(prompts: Prompts, kind: Extension) -> jax.Array:
+def extension_r1(prompts: Prompts, kind: str) -> jax.Array:
     r"""Probability that an extension meets rule 1 of a^n b^n, for each prompt, in closed form.
 
     1 for "oracle", 1[d = 0] for "stop", 1[d >= 0] for "append_b", 0 for "adversarial". For "iid" the excess of the
@@ -98,7 +97,7 @@ def extension_r1(prompts: Prompts, kind: Extension) -> jax.Array:
 
     Args:
         prompts: prompts over a and b, N of them.
-        kind: which rule.
+        kind: which rule, one of `EXTENSIONS`.
 
     Returns:
         Probabilities, shape `[N]`, without a limit on the length. Their mean over prompts is the expected accuracy.
@@ -114,8 +113,7 @@ def extension_r1(prompts: Prompts, kind: Extension) -> jax.Array:
         >>> [round(100 * extension_r1(prompts, kind)[outside].mean().item(), 2) for kind in ("stop", "append_b", "iid")]
         [27.49, 62.95, 15.4]
     """
-    if kind not in get_args(Extension):
-        raise ValueError(f"kind = {kind!r}: it must be one of {', '.join(get_args(Extension))}")
+    _check_kind(kind)
     more = excess(prompts.tokens)
     if kind == "iid":
         return ((3 - math.sqrt(5)) / 2) ** jnp.abs(more) / math.sqrt(5)
@@ -124,13 +122,13 @@ def extension_r1(prompts: Prompts, kind: Extension) -> jax.Array:
     return met.astype(jnp.result_type(float))
 
 
-def extension_r2_completion(kind: Extension) -> float:
+def extension_r2_completion(kind: str) -> float:
     r"""Probability that the completion alone has no a behind a b, in closed form.
 
     1 for all rules that append symbols of one kind; for "iid" $\frac13 \sum_k (\frac23)^k \frac{k + 1}{2^k} = \frac34$.
 
     Args:
-        kind: which rule.
+        kind: which rule, one of `EXTENSIONS`.
 
     Returns:
         The probability, the same for every prompt.
@@ -142,9 +140,13 @@ def extension_r2_completion(kind: Extension) -> float:
         >>> extension_r2_completion("iid")
         0.75
     """
-    if kind not in get_args(Extension):
-        raise ValueError(f"kind = {kind!r}: it must be one of {', '.join(get_args(Extension))}")
+    _check_kind(kind)
     return 0.75 if kind == "iid" else 1.0
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in EXTENSIONS:
+        raise ValueError(f"kind = {kind!r}: it must be one of {', '.join(EXTENSIONS)}")
 
 
 def _appended(more: Any, kind: str) -> tuple[jax.Array, jax.Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,6 @@ import numpy as np
 from pbjax._checks import check_range
 from pbjax.formal.languages.language import Language, Rule, as_tokens, count, marks, never_after
 from pbjax.formal.vocabulary import EOS, FIRST_SYMBOL, PAD, SOS
-
-Law = Literal["uniform", "geometric"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class CountedBlocks(Language):
     """
 
     lengths: tuple[int, ...] | None = None
-    law: Law = "uniform"
+    law: str = "uniform"
     decay: float = 0.9
 
     blocks: ClassVar[tuple[int, ...]] = ()  # the symbol of each block, an index from 0
@@ -66,12 +64,12 @@ class CountedBlocks(Language):
     @property
     def entropy(self) -> float:
         """Entropy in nats a sequence, that of n: log of the number of n under the uniform law."""
-        p = self._probabilities
-        return float(-np.sum(p * np.log(p)))
+        return float(-np.sum(np.exp(self._log_probabilities) * self._log_probabilities))
 
     def sample(self, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         """Draws sequences from the law: int32 tokens, shape `[*shape, max_length + 2]`."""
-        drawn = jax.random.categorical(key, jnp.log(self._probabilities), shape=shape)
+        log_law = jnp.asarray(self._log_probabilities, jnp.result_type(float))
+        drawn = jax.random.categorical(key, log_law, shape=shape)
         return self._sequences(jnp.asarray(self._lengths, jnp.int32)[drawn])
 
     def support(self) -> jax.Array:
@@ -83,27 +81,27 @@ class CountedBlocks(Language):
         return tuple(range(1, self.largest + 1)) if self.lengths is None else tuple(sorted(set(self.lengths)))
 
     @cached_property
-    def _probabilities(self) -> np.ndarray:
+    def _log_probabilities(self) -> np.ndarray:
+        """Of each n in `_lengths`; logarithms, for a geometric law may fall below the smallest float."""
         log_weights = np.zeros(len(self._lengths))
         if self.law == "geometric":
             log_weights = np.asarray(self._lengths) * np.log(self.decay)
-        weights = np.exp(log_weights - log_weights.max())
-        return weights / weights.sum()
+        return log_weights - np.logaddexp.reduce(log_weights)
 
     @cached_property
     def _hazards(self) -> np.ndarray:
         """Log-probabilities that the first block ends after k symbols, and that it goes on: `[largest + 1, 2]`."""
-        mass = np.zeros(self.largest + 1)
-        mass[list(self._lengths)] = self._probabilities
-        ends = np.cumsum(mass[::-1])[::-1]  # P(n >= k), summed from the small end of a decaying law
-        goes_on = np.append(ends[1:], 0.0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            hazards = np.log(np.stack([mass, goes_on], axis=1) / ends[:, None])
-        return np.where(np.isnan(hazards), -np.inf, hazards)
+        mass = np.full(self.largest + 1, -np.inf)
+        mass[list(self._lengths)] = self._log_probabilities
+        ends = np.logaddexp.accumulate(mass[::-1])[::-1]  # log P(n >= k)
+        hazards = np.stack([mass, np.append(ends[1:], -np.inf)], axis=1)
+        return np.where(np.isfinite(hazards), hazards - np.where(np.isfinite(ends), ends, 0)[:, None], -np.inf)
+
+    def _is_string(self, tokens: jax.Array) -> jax.Array:
+        return super()._is_string(tokens) & (count(tokens, 0) > 0)
 
     def _block_length(self, block: jax.Array, n: jax.Array) -> jax.Array:
         """Length of a block after the first."""
-        del block
         return n
 
     def _sequences(self, n: jax.Array) -> jax.Array:
@@ -118,7 +116,6 @@ class CountedBlocks(Language):
         return jnp.where(place > end, PAD, jnp.where(place == end, EOS, tokens)).astype(jnp.int32)
 
     # State: which block, how many symbols of it, and n as far as it is known (the length of the first block).
-
     def _start(self) -> Any:
         return (jnp.int32(0), jnp.int32(0), jnp.int32(0))
 
@@ -132,7 +129,7 @@ class CountedBlocks(Language):
 
     def _log_law(self, state: Any) -> jax.Array:
         block, inside, n = state
-        hazards = jnp.asarray(self._hazards)[jnp.minimum(n, self.largest)]
+        hazards = jnp.asarray(self._hazards, jnp.result_type(float))[jnp.minimum(n, self.largest)]
         full = jnp.where(inside >= self._block_length(block, n), 0, -jnp.inf)
         not_full = jnp.where(inside < self._block_length(block, n), 0, -jnp.inf)
         leave = jnp.where(block == 0, hazards[0], full)
@@ -180,9 +177,6 @@ class AnBn(CountedBlocks):
         """`r1`: equal counts; `r2`: no a behind a b."""
         return {"r1": _equal_counts(2), "r2": lambda tokens: never_after(tokens, 0, earlier=1)}
 
-    def _is_string(self, tokens: jax.Array) -> jax.Array:
-        return super()._is_string(tokens) & (count(tokens, 0) > 0)
-
 
 @dataclass(frozen=True)
 class AnBnCn(CountedBlocks):
@@ -212,9 +206,6 @@ class AnBnCn(CountedBlocks):
     def rules(self) -> dict[str, Rule]:
         """`r1`: equal counts; `r2`: a's before b's before c's."""
         return {"r1": _equal_counts(3), "r2": _in_order}
-
-    def _is_string(self, tokens: jax.Array) -> jax.Array:
-        return super()._is_string(tokens) & (count(tokens, 0) > 0)
 
 
 @dataclass(frozen=True)
@@ -281,7 +272,6 @@ class AnBm(CountedBlocks):
         }
 
     def _block_length(self, block: jax.Array, n: jax.Array) -> jax.Array:
-        del block
         return self.max_length - 2 - n
 
 

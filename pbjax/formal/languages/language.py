@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -25,6 +26,9 @@ from pbjax.formal.vocabulary import EOS, FIRST_SYMBOL, PAD, SOS, Vocabulary
 _BEFORE, _INSIDE, _ENDED, _IMPOSSIBLE = range(4)
 
 Rule = Callable[[Any], jax.Array]
+
+# Where it is, the state of the law, and the log-probabilities of the next token over the vocabulary.
+_Reader = tuple[jax.Array, Any, jax.Array]
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class Language(ABC):
         Returns:
             bool, shape `[...]`.
         """
-        where, _ = self._unrestricted._read(as_tokens(tokens))
+        where, _ = _read(self._unrestricted, as_tokens(tokens))
         return where[..., -1] != _IMPOSSIBLE
 
     @property
@@ -139,7 +143,7 @@ class Language(ABC):
         Raises:
             ValueError: for tokens that are not integers of at least one axis.
         """
-        return self._read(as_tokens(tokens))[1]
+        return _read(self, as_tokens(tokens))[1]
 
     def log_prob(self, tokens: Any) -> jax.Array:
         """Log-probability of whole sequences.
@@ -151,7 +155,7 @@ class Language(ABC):
             Nats, shape `[...]`; -inf for what the law cannot give, also where there is no EOS.
         """
         tokens = as_tokens(tokens)
-        where, log_law = self._read(tokens)
+        where, log_law = _read(self, tokens)
         taken = jnp.take_along_axis(log_law[..., :-1, :], tokens[..., 1:, None], axis=-1, mode="clip")[..., 0]
         return jnp.where(where[..., -1] == _ENDED, taken.sum(-1), -jnp.inf)
 
@@ -165,17 +169,7 @@ class Language(ABC):
         Returns:
             int32 tokens, shape `[*shape, max_length + 2]`.
         """
-        count = math.prod(shape)
-        first = jnp.full((count,), SOS, jnp.int32)
-
-        def draw(carry: Any, key: jax.Array) -> tuple[Any, jax.Array]:
-            reader, log_law = carry
-            token = jax.random.categorical(key, log_law, axis=-1).astype(jnp.int32)
-            return jax.vmap(self._step)(reader, token), token
-
-        carry = jax.vmap(self._step)(self._readers(count), first)
-        _, tokens = lax.scan(draw, carry, jax.random.split(key, self.max_length + 1))
-        return jnp.concatenate([first[None], tokens]).T.reshape(*shape, self.max_length + 2)
+        return _draw(self, key, math.prod(shape)).reshape(*shape, self.max_length + 2)
 
     def support(self) -> jax.Array:
         """All sequences of positive probability, short ones first.
@@ -194,29 +188,16 @@ class Language(ABC):
         tokens = all_strings(len(self.symbols), range(self.max_length + 1), self.max_length + 2)
         return tokens[np.asarray(self.log_prob(tokens)) > -np.inf]
 
-    def _read(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Where the reader is after each token `[..., t]`, and the next-token law there `[..., t, v]`."""
-        flat = tokens.reshape(math.prod(tokens.shape[:-1]), tokens.shape[-1])
+    def _readers(self, count: int, *, start: int) -> _Reader:
+        """Readers of that many sequences, before SOS or just inside the string."""
+        where, state = jnp.asarray(start, jnp.int32), self._start()
+        reader = (where, state, self._vocabulary_law(where, state))
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), reader)
 
-        def read(reader: Any, token: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
-            reader, log_law = jax.vmap(self._step)(reader, token)
-            return reader, (reader[0], log_law)
-
-        _, (where, log_law) = lax.scan(read, self._readers(len(flat)), flat.T)
-        where = where.T.reshape(tokens.shape)
-        return where, jnp.moveaxis(log_law, 0, 1).reshape(*tokens.shape, self.vocabulary.size)
-
-    def _readers(self, count: int) -> Any:
-        """Readers of that many sequences, none of which has started."""
-        start = (jnp.asarray(_BEFORE, jnp.int32), self._start())
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), start)
-
-    def _step(self, reader: tuple[jax.Array, Any], token: jax.Array) -> tuple[tuple[jax.Array, Any], jax.Array]:
-        """Reads one token: the new reader and the law of the next token over the whole vocabulary."""
-        where, state = reader
-        size = self.vocabulary.size
-        before = self._vocabulary_law(where, state)
-        possible = (token >= 0) & (token < size) & jnp.take(before > -jnp.inf, token, mode="clip")
+    def _step(self, reader: _Reader, token: jax.Array) -> _Reader:
+        """Reads one token."""
+        where, state, law = reader
+        possible = (token >= 0) & (token < self.vocabulary.size) & jnp.take(law > -jnp.inf, token, mode="clip")
         possible &= where != _IMPOSSIBLE
         is_symbol = token >= FIRST_SYMBOL
         reading = possible & is_symbol
@@ -224,7 +205,7 @@ class Language(ABC):
         state = jax.tree.map(lambda new, old: jnp.where(reading, new, old), advanced, state)
         after = jnp.where(is_symbol | (token == SOS), _INSIDE, _ENDED)
         where = jnp.where(possible, after, _IMPOSSIBLE).astype(jnp.int32)
-        return (where, state), self._vocabulary_law(where, state)
+        return where, state, self._vocabulary_law(where, state)
 
     def _vocabulary_law(self, where: jax.Array, state: Any) -> jax.Array:
         law = self._log_law(state)
@@ -234,6 +215,35 @@ class Language(ABC):
         only = {token: jnp.where(jnp.arange(size) == token, 0, -jnp.inf).astype(law.dtype) for token in (SOS, PAD)}
         uniform = jnp.full((size,), -math.log(size), law.dtype)
         return lax.select_n(where, only[SOS], inside, only[PAD], uniform)
+
+
+# Compiled once for a language and a shape, whoever calls: a scan outside jit would be compiled anew at every call.
+
+
+@partial(jax.jit, static_argnums=0)
+def _read(language: Language, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where the reader is after each token `[..., t]`, and the next-token law there `[..., t, v]`."""
+    flat = tokens.reshape(math.prod(tokens.shape[:-1]), tokens.shape[-1])
+
+    def read(reader: _Reader, token: jax.Array) -> tuple[_Reader, tuple[jax.Array, jax.Array]]:
+        where, state, law = jax.vmap(language._step)(reader, token)
+        return (where, state, law), (where, law)
+
+    _, (where, law) = lax.scan(read, language._readers(len(flat), start=_BEFORE), flat.T)
+    return where.T.reshape(tokens.shape), jnp.moveaxis(law, 0, 1).reshape(*tokens.shape, language.vocabulary.size)
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def _draw(language: Language, key: jax.Array, count: int) -> jax.Array:
+    """That many sequences of the law, `[count, max_length + 2]`."""
+
+    def draw(reader: _Reader, key: jax.Array) -> tuple[_Reader, jax.Array]:
+        token = jax.random.categorical(key, reader[2], axis=-1).astype(jnp.int32)
+        return jax.vmap(language._step)(reader, token), token
+
+    readers = language._readers(count, start=_INSIDE)
+    _, tokens = lax.scan(draw, readers, jax.random.split(key, language.max_length + 1))
+    return jnp.concatenate([jnp.full((1, count), SOS, jnp.int32), tokens]).T
 
 
 def as_tokens(tokens: Any) -> jax.Array:

@@ -81,7 +81,7 @@ class EvenAs(Language):
         return ((length + 1).astype(jnp.int32), (a + (symbol == 0)).astype(jnp.int32))
 
     def _log_law(self, state: Any) -> jax.Array:
-        return jnp.asarray(self._table)[state]
+        return jnp.asarray(self._table, jnp.result_type(float))[state]
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class BThenEvenAs(Language):
         return ((b + (symbol == 1)).astype(jnp.int32), (a + (symbol == 0)).astype(jnp.int32))
 
     def _log_law(self, state: Any) -> jax.Array:
-        return jnp.asarray(self._table)[state]
+        return jnp.asarray(self._table, jnp.result_type(float))[state]
 
 
 def _starts_with_b(tokens: Any) -> jax.Array:
