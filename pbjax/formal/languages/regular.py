@@ -100,7 +100,7 @@ class BThenEvenAs(Language):
         >>> round(language.loss_floor, 6)  # (log 256 + E log(number of even numbers below l)) / 257
         0.036667
         >>> [language.vocabulary.decode(row) for row in BThenEvenAs(max_length=3).support()]
-        ['b', 'bb', 'baa', 'bbb']
+        ['b', 'bb', 'bbb', 'baa']
     """
 
     name: ClassVar[str] = "b-then-even-a"
