@@ -1,14 +1,25 @@
 """Causal attention of many short sequences with narrow heads, channels first: what small language models spend on.
 
-Shapes: `h` heads, `c` channels a head, `n` sequences, `t` positions.
+With heads of width two a score costs two multiplications and an exponential, so products are not the work: touching
+the n x h x t x t scores is. They are therefore written as elementwise operations that XLA fuses, are made a second
+time in the backward pass instead of kept, and are made only on and below the diagonal, up to the grain of a block.
+
+Shapes: `h` heads, `c` channels a head, `n` sequences, `t` positions; queries i, keys j.
 """
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from pbjax.models.dropout import dropout
+from pbjax.models.dropout import keep_mask
+
+# Queries a block, about: fewer waste less above the diagonal and take longer to compile.
+BLOCK = 32
 
 
 def causal_attention(
@@ -23,6 +34,9 @@ def causal_attention(
     r"""Each position reads the positions up to its own.
 
     $o_i = \sum_{j \le i} a_{ij} v_j$, $a_i = \mathrm{softmax}_j(q_i \cdot k_j / \sqrt c)$
+
+    The derivative is written out for reverse mode; forward mode over reverse mode works as well (curvature products),
+    forward mode alone does not.
 
     Args:
         queries: [h, c, n, t].
@@ -42,21 +56,94 @@ def causal_attention(
         [2.0, 3.0, 5.0]
 
     References:
-        Vaswani et al., "Attention is all you need", NeurIPS 2017, equation 1.
+        Vaswani et al., "Attention is all you need", NeurIPS 2017, equation 1. Dao et al., "FlashAttention", NeurIPS
+        2022, appendix B.2 (the derivative from recomputed scores).
     """
-    t = queries.shape[-1]
-    scores = jnp.einsum("hcni,hcnj->hnij", queries * queries.shape[1] ** -0.5, keys)
-    allowed = jnp.tril(jnp.ones((t, t), bool))[None] & readable[:, None, :]
-    weights = masked_softmax(scores, allowed[None])
-    return jnp.einsum("hnij,hcnj->hcni", dropout(weights, rate, key), values)
+    rate = 0.0 if key is None else rate
+    scaled = queries * queries.shape[1] ** -0.5
+    return _attend(rate, scaled, keys, values, readable, key if rate else None)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(rate: float, queries: Any, keys: Any, values: Any, readable: Any, key: Any) -> jax.Array:
+    return _forward(rate, queries, keys, values, readable, key)[0]
+
+
+def _scores(queries: jax.Array, keys: jax.Array) -> jax.Array:
+    """[h, c, n, i] and [h, c, n, j] -> sums over c [h, n, i, j], as a chain that fuses with what reads it."""
+    return sum(queries[:, c, :, :, None] * keys[:, c, :, None, :] for c in range(queries.shape[1]))  # pyright: ignore
+
+
+def _blocks(t: int) -> list[tuple[int, int]]:
+    """First and one past the last query of each block; 257 and 33 positions make no block of a single query."""
+    size = -(-t // max(round(t / BLOCK), 1))
+    return [(first, min(first + size, t)) for first in range(0, t, size)]
+
+
+def _allowed(readable: jax.Array, first: int, last: int) -> jax.Array:
+    """bool [1, n, i, j] for queries first .. last - 1 and keys 0 .. last - 1."""
+    causal = np.arange(last)[None, :] <= np.arange(first, last)[:, None]
+    return (readable[:, None, :last] & causal[None])[None]
+
+
+def _keep(key: Any, rate: float, first: int, like: jax.Array) -> jax.Array:
+    """Dropout of one block, scaled: a block has a key of its own, in the backward pass the same one."""
+    return keep_mask(jax.random.fold_in(key, first), rate, like.shape, like.dtype)
+
+
+def _forward(rate: float, queries: Any, keys: Any, values: Any, readable: Any, key: Any) -> tuple[jax.Array, Any]:
+    outputs, normalisers = [], []
+    by_key = jnp.moveaxis(values, 1, 3)
+    for first, last in _blocks(queries.shape[-1]):
+        allowed = _allowed(readable, first, last)
+        scores = _scores(queries[..., first:last], keys[..., :last])
+        lowest = jnp.finfo(scores.dtype).min
+        highest = jnp.max(jnp.where(allowed, scores, lowest), axis=-1, keepdims=True)
+        exponentials = jnp.where(allowed, jnp.exp(scores - highest), 0.0)
+        total = jnp.sum(exponentials, axis=-1, keepdims=True)
+        total = jnp.where(total > 0.0, total, 1.0)  # nothing to read
+        if rate:
+            exponentials = exponentials * _keep(key, rate, first, exponentials)
+        outputs.append(jnp.einsum("hnij,hnjc->hnic", exponentials, by_key[:, :, :last]) / total)
+        normalisers.append((highest + jnp.log(total))[..., 0])
+    output = jnp.moveaxis(jnp.concatenate(outputs, axis=2), 3, 1)
+    normaliser = jnp.concatenate(normalisers, axis=2)
+    return output, (queries, keys, values, readable, key, output, normaliser)
+
+
+def _backward(rate: float, residuals: Any, slope: jax.Array) -> tuple[Any, ...]:
+    queries, keys, values, readable, key, output, normaliser = residuals
+    # sum_j a_ij (dL / da_ij), which the softmax subtracts, is o_i . dL / do_i, with dropout as well.
+    drift = jnp.sum(output * slope, axis=1)
+    by_query, by_key = jnp.moveaxis(queries, 1, 2), jnp.moveaxis(keys, 1, 3)
+    slope_by_query = jnp.moveaxis(slope, 1, 2)
+    to_queries, to_keys, to_values = [], jnp.zeros_like(by_query), jnp.zeros_like(by_query)
+    for first, last in _blocks(queries.shape[-1]):
+        allowed = _allowed(readable, first, last)
+        scores = _scores(queries[..., first:last], keys[..., :last])
+        weights = jnp.where(allowed, jnp.exp(scores - normaliser[:, :, first:last, None]), 0.0)
+        by_weight = _scores(slope[..., first:last], values[..., :last])
+        dropped = weights
+        if rate:
+            keep = _keep(key, rate, first, weights)
+            dropped, by_weight = weights * keep, by_weight * keep
+        by_score = weights * (by_weight - drift[:, :, first:last, None])
+        to_queries.append(jnp.einsum("hnij,hnjc->hnic", by_score, by_key[:, :, :last]))
+        # A sum of padded arrays: adding to a slice in place would be a scatter, which CPUs do one number at a time.
+        later = ((0, 0), (0, 0), (0, 0), (0, queries.shape[-1] - last))
+        to_keys += jnp.pad(jnp.einsum("hnci,hnij->hncj", by_query[..., first:last], by_score), later)
+        to_values += jnp.pad(jnp.einsum("hnci,hnij->hncj", slope_by_query[..., first:last], dropped), later)
+    to_queries = jnp.moveaxis(jnp.concatenate(to_queries, axis=2), 3, 1)
+    return to_queries, jnp.moveaxis(to_keys, 2, 1), jnp.moveaxis(to_values, 2, 1), None, None
+
+
+_attend.defvjp(_forward, _backward)
 
 
 def masked_softmax(scores: jax.Array, allowed: jax.Array) -> jax.Array:
     """Softmax over the last axis of the allowed entries; 0 elsewhere, and everywhere where nothing is allowed."""
     lowest = jnp.finfo(scores.dtype).min
-    scores = jnp.where(allowed, scores, lowest)
-    # The maximum is a constant of the softmax: no gradient needs to pass through it.
-    exponentials = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
-    exponentials = jnp.where(allowed, exponentials, 0.0)
+    highest = jnp.max(jnp.where(allowed, scores, lowest), axis=-1, keepdims=True)
+    exponentials = jnp.where(allowed, jnp.exp(scores - highest), 0.0)
     total = jnp.sum(exponentials, axis=-1, keepdims=True)
     return exponentials / jnp.where(total > 0.0, total, 1.0)

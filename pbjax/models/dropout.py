@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -64,5 +66,9 @@ def dropout(inputs: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """
     if key is None or rate == 0.0:
         return inputs
-    keep = hash_words(key, inputs.shape) >= jnp.uint32(round(rate * 2**32))
-    return jnp.where(keep, inputs / (1.0 - rate), 0.0)
+    return inputs * keep_mask(key, rate, inputs.shape, inputs.dtype)
+
+
+def keep_mask(key: jax.Array, rate: float, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """What dropout multiplies by: 0 with probability `rate`, else 1 / (1 - rate)."""
+    return jnp.where(hash_words(key, shape) >= jnp.uint32(round(rate * 2**32)), 1.0 / (1.0 - rate), 0.0).astype(dtype)
