@@ -7,6 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pbjax.models.dropout import dropout
+
+# Numbers of a hidden layer that CPUs hold in their caches, 4 MiB: a block of positions has no more of them.
+CACHED = 2**20
+
 
 def channel_dense(dense: Any, inputs: jax.Array) -> jax.Array:
     r"""A dense layer over channels, $y_{:nt} = W^\top x_{:nt} + b$.
@@ -52,6 +57,53 @@ def channel_norm(norm: Any, inputs: jax.Array, *, epsilon: float) -> jax.Array:
     variance = jnp.mean(centred**2, axis=0, keepdims=True)
     scale, bias = norm["scale"][:, None, None], norm["bias"][:, None, None]
     return scale * centred * jax.lax.rsqrt(variance + epsilon) + bias
+
+
+def relu_pair(
+    first: Any, second: Any, inputs: jax.Array, *, rate: float = 0.0, key: jax.Array | None = None
+) -> jax.Array:
+    r"""Two dense layers with a ReLU and dropout m between them.
+
+    $y_{:nt} = W_1^\top (m \odot \phi(W_0^\top x_{:nt} + b_0)) + b_1$
+
+    A hidden layer is a hundred times as wide as the residual stream of the small models here: on CPUs it is written to
+    memory and read back for longer than it is computed. There it is made for one block of positions at a time, and a
+    second time in the backward pass, which halves the time of a gradient; elsewhere in one piece.
+
+    Args:
+        first: `{"kernel" [d, hidden], "bias" [hidden]}`.
+        second: `{"kernel" [hidden, d], "bias" [d]}`.
+        inputs: [d, n, t].
+        rate: dropout on the hidden layer, in [0, 1).
+        key: PRNG key, or None for no dropout.
+
+    Returns:
+        [d, n, t].
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> dense = {"kernel": -jnp.ones((1, 1)), "bias": jnp.ones(1)}
+        >>> relu_pair(dense, dense, jnp.array([[[0.0, 3.0]]])).ravel().tolist()
+        [0.0, 1.0]
+    """
+    d, n, t = inputs.shape
+    hidden = first["kernel"].shape[1]
+    block = max(CACHED // hidden, 1) if jax.default_backend() == "cpu" else n * t
+    blocks = -(-n * t // block)
+
+    @jax.checkpoint
+    def one(numbered: tuple[jax.Array, jax.Array]) -> jax.Array:
+        columns, number = numbered
+        inside = jax.nn.relu(channel_dense(first, columns))
+        inside = dropout(inside, rate, None if key is None else jax.random.fold_in(key, number))
+        return channel_dense(second, inside)
+
+    if blocks == 1:
+        return one((inputs, jnp.zeros((), jnp.int32)))
+    columns = jnp.pad(inputs.reshape(d, n * t), ((0, 0), (0, blocks * block - n * t)))
+    columns = jnp.moveaxis(columns.reshape(d, 1, blocks, block), 2, 0)
+    outputs = jnp.moveaxis(jax.lax.map(one, (columns, jnp.arange(blocks))), 0, 2)
+    return outputs.reshape(-1, blocks * block)[:, : n * t].reshape(-1, n, t)
 
 
 def init_norm(width: int) -> dict[str, jax.Array]:

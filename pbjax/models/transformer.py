@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from pbjax._checks import check_range
 from pbjax.models.attention import causal_attention, masked_softmax
-from pbjax.models.channels import channel_dense, channel_norm, init_norm
+from pbjax.models.channels import channel_dense, channel_norm, init_norm, relu_pair
 from pbjax.models.dropout import dropout as drop
 from pbjax.models.language_model import (
     PAD,
@@ -137,8 +137,9 @@ def transformer(
 
     def embed(params: Any, tokens: jax.Array, place: jax.Array, rows: jax.Array) -> jax.Array:
         """tokens [n, t] at places [t] -> [d, n, t]."""
+        # A product, because the gradient of a look-up adds numbers into the table one by one.
         table = params["Embedding"].T * width**0.5
-        hidden = table[:, tokens]
+        hidden = jnp.tensordot(table, jax.nn.one_hot(tokens, vocabulary_size, axis=0, dtype=table.dtype), 1)
         if positions == "learned":
             hidden = hidden + params["Positions"][place].T[:, None, :]
         elif positions == "sinusoidal":
@@ -162,25 +163,25 @@ def transformer(
         first, inner, second = dropout_keys
         branch = channel_dense(layer["Out"], attended.reshape(hidden.shape))
         hidden = channel_norm(layer["Norm_0"], hidden + drop(branch, dropout, first), epsilon=norm_epsilon)
-        inside = drop(jax.nn.relu(channel_dense(layer["Dense_0"], hidden)), dropout, inner)
-        branch = channel_dense(layer["Dense_1"], inside)
+        branch = relu_pair(layer["Dense_0"], layer["Dense_1"], hidden, rate=dropout, key=inner)
         return channel_norm(layer["Norm_1"], hidden + drop(branch, dropout, second), epsilon=norm_epsilon)
 
     def apply(params: Any, tokens: Any, *, key: jax.Array | None = None, rows: Any = None) -> jax.Array:
         tokens = check_tokens(tokens, vocabulary_size=vocabulary_size, max_positions=limit)
         n, t = tokens.shape
         place, readable = jnp.arange(t, dtype=jnp.int32), tokens != pad
-        keys = [None] * (4 * layers + 1) if key is None else jax.random.split(key, 4 * layers + 1)
-        hidden = drop(embed(params, tokens, place, rows_or_default(rows, n)), dropout, keys[-1])
+        embedding_key, layers_key = (None, None) if key is None else jax.random.split(key)
+        hidden = drop(embed(params, tokens, place, rows_or_default(rows, n)), dropout, embedding_key)
 
-        def layer_of(layer: Any, hidden: jax.Array, layer_keys: Any) -> jax.Array:
-            attended = causal_attention(
-                *project(layer, hidden, place), readable=readable, rate=dropout, key=layer_keys[0]
-            )
-            return mix(layer, hidden, attended, layer_keys[1:])
+        def one(hidden: jax.Array, numbered: Any) -> tuple[jax.Array, None]:
+            layer, number = numbered
+            keys = [None] * 4 if layers_key is None else jax.random.split(jax.random.fold_in(layers_key, number), 4)
+            attended = causal_attention(*project(layer, hidden, place), readable=readable, rate=dropout, key=keys[0])
+            return mix(layer, hidden, attended, keys[1:]), None
 
-        for i in range(layers):
-            hidden = jax.checkpoint(layer_of)(params[f"Layer_{i}"], hidden, tuple(keys[4 * i : 4 * i + 4]))
+        # The layers are alike, so one is compiled and run with the weights of each.
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[f"Layer_{i}"] for i in range(layers)))
+        hidden, _ = jax.lax.scan(one, hidden, (stacked, jnp.arange(layers)))
         return jnp.moveaxis(channel_dense(params["Dense_0"], hidden), 0, -1)
 
     def start(params: Any, rows: Any, length: int) -> TransformerCache:
