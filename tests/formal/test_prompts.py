@@ -1,153 +1,198 @@
-"""Prompts: counts in and out of distribution, kinds against Python strings, refusals; what an extension appends."""
+"""Prompts and their extensions: counts in closed form, every extension against its definition, refusals."""
 
 import itertools
+import math
+from collections import Counter
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pbjax.formal import all_prompts, excess, extend
-from pbjax.formal.languages import AnBm, AnBn, AnBnCn, BThenEvenAs, Dyck, EvenAs, Interleaved
-from pbjax.formal.prompts import Prompts
+from pbjax.formal import all_prompts, excess, extend, extension_r1, extension_r2_completion
+from pbjax.formal.languages import AnBn, AnBnCn, BThenEvenAs, Dyck, EvenAs, Interleaved
+from pbjax.formal.vocabulary import PAD, SOS
+
+LANGUAGE = AnBn(max_length=256)
 
 
-def strings_of(language, prompts):
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+def strings(language, prompts):
     return [language.vocabulary.decode(row) for row in np.asarray(prompts.tokens)]
 
 
-def test_prompts_of_anbn_are_those_of_the_papers():
-    """5 of 256 in distribution; the others 69 balanced, 89 with more a's, 93 with more b's."""
-    language = AnBn(max_length=256)
-    prompts = all_prompts(language, length=8)
-    strings = strings_of(language, prompts)
-    assert strings == ["".join(x) for x in itertools.product("ab", repeat=8)]
-    inside = np.asarray(prompts.in_distribution)
-    assert {x for x, good in zip(strings, inside, strict=True) if good} == {
-        k * "a" + (8 - k) * "b" for k in range(4, 9)
-    }
-    kind = np.asarray(prompts.kind)
-    assert np.bincount(kind[~inside]).tolist() == [69, 89, 93]
-    assert sum(x.startswith("a") for x, good in zip(strings, inside, strict=True) if not good) == 123
-    counted = [x.count("a") - x.count("b") for x in strings]
-    np.testing.assert_array_equal(excess(prompts.tokens), counted)
-    names = ["balanced" if d == 0 else "excess a" if d > 0 else "excess b" for d in counted]
-    assert [prompts.kind_names[k] for k in kind] == names
+def test_prompts_of_letters_are_all_strings_in_order():
+    prompts = all_prompts(LANGUAGE, length=8)
+    assert strings(LANGUAGE, prompts) == ["".join(x) for x in itertools.product("ab", repeat=8)]
+    assert (prompts.tokens[:, 0] == SOS).all()
+    assert prompts.tokens.dtype == jnp.int32
+    inside = [x for x, yes in zip(strings(LANGUAGE, prompts), prompts.in_distribution, strict=True) if yes]
+    assert inside == ["aaaaaaaa", "aaaaaaab", "aaaaaabb", "aaaaabbb", "aaaabbbb"]
 
 
-@pytest.mark.parametrize(("max_length", "inside"), [(8, 1), (14, 4)])
-def test_what_can_still_be_completed_depends_on_the_maximum(max_length, inside):
-    """a^k b^(8 - k) with k >= 4 needs 2k symbols."""
-    prompts = all_prompts(AnBn(max_length=max_length), length=8)
-    assert int(prompts.in_distribution.sum()) == inside
+@pytest.mark.parametrize("length", [slow(1), slow(5), 8])
+def test_classes_of_prompts_of_anbn(length):
+    """All C(length, k) strings with k a's, less one prefix of the language for every k >= length / 2."""
+    prompts = all_prompts(LANGUAGE, length=length)
+    outside = np.asarray(prompts.kind)[~np.asarray(prompts.in_distribution)]
+    inside = length // 2 + 1
+    expected = np.zeros(3, int)
+    for k in range(length + 1):
+        kind = 0 if 2 * k == length else 1 if 2 * k > length else 2
+        expected[kind] += math.comb(length, k) - (2 * k >= length)
+    np.testing.assert_array_equal(np.bincount(outside, minlength=3), expected)
+    assert prompts.in_distribution.sum() == inside
+    assert prompts.kind_names == ("balanced", "excess a", "excess b")
+    if length == 8:
+        assert expected.tolist() == [69, 89, 93]
 
 
-def test_prompts_do_not_depend_on_the_lengths_that_the_law_leaves_out():
-    whole = all_prompts(AnBn(max_length=7), length=3)
-    part = all_prompts(AnBn(max_length=7, lengths=(1, 3)), length=3)
-    np.testing.assert_array_equal(part.in_distribution, whole.in_distribution)
+def test_prompts_do_not_depend_on_the_lengths_of_the_law_but_on_the_room():
+    whole, part = (all_prompts(AnBn(max_length=16, lengths=lengths), length=8) for lengths in (None, (1, 3, 5)))
+    np.testing.assert_array_equal(whole.in_distribution, part.in_distribution)
+    assert all_prompts(AnBn(max_length=10), length=8).in_distribution.sum() == 2  # a^5 b^3 and a^4 b^4
 
 
-@pytest.mark.slow
-def test_prompts_of_the_other_languages_over_two_letters():
-    prompts = all_prompts(EvenAs(max_length=16), length=4)
-    assert int(prompts.in_distribution.sum()) == 8  # those that start with b
-    prompts = all_prompts(AnBm(max_length=10), length=4)
-    assert int(prompts.in_distribution.sum()) == 4  # aaaa, aaab, aabb, abbb
+@pytest.mark.parametrize("length", [slow(2), 5, slow(6)])
+def test_prompts_of_anbncn(length):
+    """a^k b^j with j <= k, and a^k b^k c^l with 1 <= l <= k."""
+    prompts = all_prompts(AnBnCn(max_length=255), length=length)
+    two_blocks = length // 2 + 1
+    three_blocks = math.ceil(length / 2) - math.ceil(length / 3)
+    assert len(prompts.tokens) == 3**length
+    assert prompts.in_distribution.sum() == two_blocks + three_blocks
+    counts = [tuple(x.count(s) for s in "abc") for x in strings(AnBnCn(), prompts)]
+    balanced = np.array([len(set(x)) == 1 for x in counts])
+    np.testing.assert_array_equal(np.asarray(prompts.kind) == 0, balanced)
+    if length == 5:
+        assert prompts.in_distribution.sum() == 4
 
 
-def test_prompts_over_three_letters():
-    language = AnBnCn(max_length=12)
-    prompts = all_prompts(language, length=3)
-    expected = {"aaa": "ordered", "aab": "ordered", "abc": "balanced", "cba": "balanced", "aba": "disordered"}
-    kinds = dict(zip(strings_of(language, prompts), np.asarray(prompts.kind), strict=True))
-    assert {x: prompts.kind_names[kinds[x]] for x in expected} == expected
-    inside = np.asarray(prompts.in_distribution)
-    assert {x for x, good in zip(kinds, inside, strict=True) if good} == {"aaa", "aab", "abc"}
-
-
-def test_prompts_of_b_then_even_as():
+def test_prompts_of_the_regular_languages():
+    prompts = all_prompts(EvenAs(max_length=16), length=8)
+    np.testing.assert_array_equal(prompts.in_distribution, prompts.tokens[:, 1] == 4)
     language = BThenEvenAs(max_length=16)
-    prompts = all_prompts(language, length=5)
-    outside, inside = ["abaaa", "abbaa", "abbba"], ["baaaa", "bbaaa", "bbbaa", "bbbba"]
-    assert strings_of(language, prompts) == outside + inside
-    assert prompts.in_distribution.tolist() == [False] * 3 + [True] * 4
+    prompts = all_prompts(language, length=8)
+    expected = ["a" + b * "b" + (7 - b) * "a" for b in range(1, 7)] + [b * "b" + (8 - b) * "a" for b in range(1, 8)]
+    assert strings(language, prompts) == expected
+    np.testing.assert_array_equal(prompts.in_distribution, [False] * 6 + [True] * 7)
 
 
-@pytest.mark.slow
-def test_number_of_prime_words():
-    """2^k Catalan(k - 1) words of 2k symbols."""
-    assert len(all_prompts(Dyck(max_length=16), length=10).tokens) == 2 * 2**4 * 5
-
-
-@pytest.mark.parametrize("kind", [Dyck, pytest.param(Interleaved, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", [Dyck, slow(Interleaved)])
 def test_prompts_of_brackets(kind):
-    """Prime words of 4 symbols: 2 outer times 2 inner kinds."""
+    """16 prime words of length 6: two shapes (Catalan number of 2), two kinds for each of three pairs."""
     language = kind(max_length=16)
-    prompts = all_prompts(language, length=6)
-    words = {"(())", "([])", "[()]", "[[]]"}
-    assert set(strings_of(language, prompts)) == {start + x for start in (")[", "([") for x in words}
+    prompts = all_prompts(language, length=8)
+    found = strings(language, prompts)
+    assert Counter(x[:2] for x in found) == {")[": 16, "([": 16}
+    np.testing.assert_array_equal(prompts.in_distribution, [x.startswith("(") for x in found])
+    assert len(set(found)) == 32
+    rest = np.asarray(prompts.tokens)[:, 3:]
+    words = np.pad(rest, ((0, 0), (1, 0)), constant_values=SOS)
+    words = np.pad(words, ((0, 0), (0, 1)), constant_values=1)
+    assert (np.asarray(Dyck(max_length=16).log_prob(words)) > -np.inf).all()  # prime words
     assert prompts.kind_names == ("opens", "closes")
-    np.testing.assert_array_equal(prompts.in_distribution, prompts.kind == 0)
-    assert [x[:2] for x in strings_of(language, prompts)] == [")["] * 4 + ["(["] * 4
 
 
-EXTENDED = {
-    "oracle": {"aab": "aabb", "abb": "abba", "bba": "bbaa", "aaa": "aaabbb"},
-    "stop": {"aab": "aab", "abb": "abb", "bba": "bba", "aaa": "aaa"},
-    "append_b": {"aab": "aabb", "abb": "abb", "bba": "bba", "aaa": "aaabbb"},
-    "adversarial": {"aab": "aabbb", "abb": "abbaa", "bba": "bbaaa", "aaa": "aaabbbb"},
-}
+def test_excess():
+    assert excess(jnp.array([[0, 3, 3, 4, 1, 3], [0, 4, 4, 4, 4, 2]])).tolist() == [1, -4]
 
 
-@pytest.mark.parametrize("kind", sorted(EXTENDED))
-def test_what_an_extension_appends(kind):
-    language = AnBn(max_length=7)
-    prompts = all_prompts(language, length=3)  # read once for all kinds: the same language and shape
-    sequences = np.asarray(extend(prompts, kind, max_length=7))
-    assert sequences.shape == (8, 9)
-    assert ((sequences == 1).sum(-1) == 1).all()
-    strings = dict(zip(strings_of(language, prompts), map(language.vocabulary.decode, sequences), strict=True))
-    assert {x: strings[x] for x in EXTENDED[kind]} == EXTENDED[kind]
+def expected_extension(prompt, kind):
+    more = prompt.count("a") - prompt.count("b")
+    missing = "b" if more >= 0 else "a"
+    return (
+        prompt
+        + {
+            "oracle": abs(more) * missing,
+            "stop": "",
+            "append_b": max(more, 0) * "b",
+            "adversarial": (abs(more) + 1) * missing,
+        }[kind]
+    )
 
 
-def test_random_extension_is_padded_behind_its_end_and_cut_at_the_maximum():
-    prompts = all_prompts(AnBn(max_length=8), length=6)
-    sequences = np.asarray(extend(prompts, "iid", max_length=8, key=jax.random.key(0)))
-    assert sequences.shape == (64, 10)
-    np.testing.assert_array_equal(sequences[:, :7], prompts.tokens)
-    ended = np.cumsum(sequences == 1, axis=-1) - (sequences == 1)
-    assert (sequences[ended > 0] == 2).all()
-    assert not np.isin(sequences[:, -1], (3, 4)).any()
-    unfinished = (sequences == 1).sum(-1) == 0
-    # Three tokens without an end: (2/3)^3; within 5 standard errors, a right draw fails with probability below 1e-6.
-    assert abs(unfinished.mean() - 8 / 27) < 5 * np.sqrt(8 / 27 * 19 / 27 / 64)
+@pytest.mark.parametrize("kind", ["oracle", "stop", "append_b", "adversarial"])
+def test_extension_against_its_definition(kind):
+    prompts = all_prompts(LANGUAGE, length=6)
+    sequences = np.asarray(extend(prompts, kind, max_length=14))
+    assert sequences.shape == (64, 16)
+    expected = [expected_extension(x, kind) for x in strings(LANGUAGE, prompts)]
+    assert [LANGUAGE.vocabulary.decode(row) for row in sequences] == expected
+    ends = np.array([len(x) + 1 for x in expected])[:, None]
+    np.testing.assert_array_equal(sequences == 1, np.arange(16) == ends)
+    np.testing.assert_array_equal(sequences == PAD, np.arange(16) > ends)
+    met = np.array([x.count("a") == x.count("b") for x in expected])
+    np.testing.assert_array_equal(extension_r1(prompts, kind), met)
+    traced = jax.jit(lambda tokens: extend(prompts._replace(tokens=tokens), kind, max_length=14))(prompts.tokens)
+    np.testing.assert_array_equal(traced, sequences)
+
+
+def test_iid_extension_is_uniform_over_a_b_and_the_end():
+    """Frequencies within 5 standard errors of 1/3 (a right one fails with probability below 1e-6); PAD after EOS."""
+    prompts = all_prompts(LANGUAGE, length=2)
+    keys = jax.random.split(jax.random.key(0), 500)
+    draw = jax.jit(jax.vmap(lambda key: extend(prompts, "iid", max_length=40, key=key)))
+    sequences = np.asarray(draw(keys))
+    completions = sequences[..., 3:].reshape(2_000, 39)
+    np.testing.assert_array_equal(sequences[..., :3], np.broadcast_to(prompts.tokens, (500, 4, 3)))
+    ended = np.cumsum(completions == 1, axis=1)
+    behind = np.roll(ended, 1, axis=1) > 0
+    behind[:, 0] = False
+    assert (completions[behind] == PAD).all()
+    drawn = completions[~behind]
+    for token in (1, 3, 4):
+        share = (drawn == token).mean()
+        assert abs(share - 1 / 3) < 5 * math.sqrt(2 / 9 / drawn.size)
+
+
+def test_iid_extension_without_room_ends_without_a_symbol_too_many():
+    prompts = all_prompts(LANGUAGE, length=4)
+    sequences = np.asarray(jax.jit(lambda key: extend(prompts, "iid", max_length=5, key=key))(jax.random.key(0)))
+    assert sequences.shape == (16, 7)
+    assert set(np.unique(sequences[:, -1])) <= {1, 2}
+
+
+def test_closed_forms_of_the_iid_extension_by_summation():
+    prompts = all_prompts(LANGUAGE, length=6)
+    d = np.abs(np.asarray(excess(prompts.tokens)))
+    walk = [
+        sum(2.0**k / 3.0 ** (k + 1) * math.comb(k, (k + i) // 2) / 2.0**k for k in range(i, 400, 2)) for i in range(7)
+    ]
+    np.testing.assert_allclose(extension_r1(prompts, "iid"), np.array(walk)[d], rtol=1e-12)
+    ordered = sum((1 / 3) * (2 / 3) ** k * (k + 1) / 2**k for k in range(200))
+    assert extension_r2_completion("iid") == pytest.approx(ordered, rel=1e-12)
+    assert extension_r2_completion("stop") == 1.0
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="length = 17: a prompt may have at most max_length = 16"):
-        all_prompts(AnBn(max_length=16), length=17)
-    with pytest.raises(ValueError, match="length"):
-        all_prompts(AnBn(max_length=16), length=0)
+    prompts = all_prompts(LANGUAGE, length=4)
+    with pytest.raises(ValueError, match="length = 9: a prompt may have at most max_length = 8"):
+        all_prompts(AnBn(max_length=8), length=9)
+    with pytest.raises(ValueError, match="length = 0"):
+        all_prompts(LANGUAGE, length=0)
     with pytest.raises(ValueError, match="too many"):
-        all_prompts(AnBn(max_length=64), length=17)
-    with pytest.raises(ValueError, match="length = 5: prompts of brackets have an even number"):
-        all_prompts(Dyck(max_length=16), length=5)
-    with pytest.raises(ValueError, match="length = 2: prompts of brackets"):
-        all_prompts(Dyck(max_length=16), length=2)
+        all_prompts(LANGUAGE, length=17)
+    with pytest.raises(ValueError, match="at least 3 symbols"):
+        all_prompts(BThenEvenAs(), length=2)
+    for length in (2, 7):
+        with pytest.raises(ValueError, match=f"length = {length}: prompts of brackets"):
+            all_prompts(Dyck(), length=length)
     with pytest.raises(ValueError, match="up to length 12"):
-        all_prompts(Dyck(max_length=16), length=14)
-    with pytest.raises(ValueError, match="length = 2: prompts of b-then-even-a"):
-        all_prompts(BThenEvenAs(max_length=16), length=2)
-
-
-def test_refusals_of_extensions():
-    prompts = all_prompts(AnBn(max_length=7), length=3)
+        all_prompts(Dyck(), length=14)
     with pytest.raises(ValueError, match="needs a key"):
         extend(prompts, "iid", max_length=16)
-    with pytest.raises(ValueError, match="max_length = 5: the 'oracle' extension of these prompts has 6 symbols"):
-        extend(prompts, "oracle", max_length=5)
-    with pytest.raises(ValueError, match="max_length = 2: the prompts alone have 3 symbols"):
-        extend(prompts, "stop", max_length=2)
-    brackets = Prompts(np.array([[0, 5, 6]]), np.array([True]), np.array([0]), ("opens",))
-    with pytest.raises(ValueError, match="holds token 6"):
-        extend(brackets, "stop", max_length=8)
+    with pytest.raises(ValueError, match="max_length = 8: the 'adversarial' extension of these prompts has 9 symbols"):
+        extend(prompts, "adversarial", max_length=8)
+    with pytest.raises(ValueError, match="the prompts alone have 4 symbols"):
+        extend(prompts, "stop", max_length=3)
+    with pytest.raises(ValueError, match="strings of a and b"):
+        extend(all_prompts(AnBnCn(), length=3), "oracle", max_length=16)
+    for call in (extension_r2_completion, lambda kind: extension_r1(prompts, kind)):
+        with pytest.raises(ValueError, match="kind = 'random'"):
+            call("random")
+    with pytest.raises(ValueError, match="kind = 'random'"):
+        extend(prompts, "random", max_length=16)
