@@ -74,6 +74,12 @@ def _scores(queries: jax.Array, keys: jax.Array) -> jax.Array:
     return sum(queries[:, c, :, :, None] * keys[:, c, :, None, :] for c in range(queries.shape[1]))  # pyright: ignore
 
 
+def _allowed_scores(queries: jax.Array, keys: jax.Array, allowed: jax.Array) -> jax.Array:
+    """Scores, and the lowest number where nobody may read: no exponential of them overflows, nor its derivatives."""
+    scores = _scores(queries, keys)
+    return jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
+
+
 def _blocks(t: int) -> list[tuple[int, int]]:
     """First and one past the last query of each block; 257 and 33 positions make no block of a single query."""
     size = -(-t // max(round(t / BLOCK), 1))
@@ -96,9 +102,9 @@ def _forward(rate: float, queries: Any, keys: Any, values: Any, readable: Any, k
     by_key = jnp.moveaxis(values, 1, 3)
     for first, last in _blocks(queries.shape[-1]):
         allowed = _allowed(readable, first, last)
-        scores = _scores(queries[..., first:last], keys[..., :last])
-        lowest = jnp.finfo(scores.dtype).min
-        highest = jnp.max(jnp.where(allowed, scores, lowest), axis=-1, keepdims=True)
+        scores = _allowed_scores(queries[..., first:last], keys[..., :last], allowed)
+        # It cancels, so nothing needs its derivative, and that is 0 / 0 where scores made twice do not round alike.
+        highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
         exponentials = jnp.where(allowed, jnp.exp(scores - highest), 0.0)
         total = jnp.sum(exponentials, axis=-1, keepdims=True)
         total = jnp.where(total > 0.0, total, 1.0)  # nothing to read
@@ -120,7 +126,7 @@ def _backward(rate: float, residuals: Any, slope: jax.Array) -> tuple[Any, ...]:
     to_queries, to_keys, to_values = [], jnp.zeros_like(by_query), jnp.zeros_like(by_query)
     for first, last in _blocks(queries.shape[-1]):
         allowed = _allowed(readable, first, last)
-        scores = _scores(queries[..., first:last], keys[..., :last])
+        scores = _allowed_scores(queries[..., first:last], keys[..., :last], allowed)
         weights = jnp.where(allowed, jnp.exp(scores - normaliser[:, :, first:last, None]), 0.0)
         by_weight = _scores(slope[..., first:last], values[..., :last])
         dropped = weights
@@ -142,8 +148,9 @@ _attend.defvjp(_forward, _backward)
 
 def masked_softmax(scores: jax.Array, allowed: jax.Array) -> jax.Array:
     """Softmax over the last axis of the allowed entries; 0 elsewhere, and everywhere where nothing is allowed."""
-    lowest = jnp.finfo(scores.dtype).min
-    highest = jnp.max(jnp.where(allowed, scores, lowest), axis=-1, keepdims=True)
+    scores = jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
+    # It cancels, so nothing needs its derivative.
+    highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
     exponentials = jnp.where(allowed, jnp.exp(scores - highest), 0.0)
     total = jnp.sum(exponentials, axis=-1, keepdims=True)
     return exponentials / jnp.where(total > 0.0, total, 1.0)
