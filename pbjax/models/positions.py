@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -11,7 +13,7 @@ POSITIONS = ("none", "sinusoidal", "learned", "rotary", "batch_row")
 LONGEST = 10_000.0
 
 
-def sinusoid(index: jax.Array, width: int, dtype: jnp.dtype) -> jax.Array:
+def sinusoid(index: jax.Array, width: int, dtype: Any) -> jax.Array:
     r"""Sines and cosines of an index, at frequencies that fall geometrically over the channels.
 
     $p_{2i} = \sin(m\, \omega_i)$, $p_{2i+1} = \cos(m\, \omega_i)$, $\omega_i = 10000^{-2 i / d}$

@@ -64,6 +64,7 @@ def test_the_first_stage_knows_nothing_of_the_certified_rows(study):
     assert not np.allclose(clean.centre["Dense_0"]["kernel"], clean.params["Dense_0"]["kernel"], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_method_may_have_a_decay_of_its_own(study):
     """The weights of the method named shrink; those of the other do not notice."""
     other = sam_as_vi.Study(dataclasses.replace(CONFIG, weight_decays={"sgd": 0.1}))
