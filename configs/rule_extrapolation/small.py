@@ -1,4 +1,4 @@
-"""a^n b^n up to 32 symbols, three regimes and three seeds, no positions: five minutes on 2 cores.
+"""a^n b^n up to 32 symbols, three regimes and three seeds, no positions.
 
 python experiments/rule_extrapolation.py --config small
 """
