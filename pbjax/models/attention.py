@@ -61,23 +61,24 @@ def causal_attention(
     """
     rate = 0.0 if key is None else rate
     scaled = queries * queries.shape[1] ** -0.5
-    return _attend(rate, scaled, keys, values, readable, key if rate else None)
+    penalty = jnp.where(readable, 0.0, _lowest(scaled.dtype)).astype(scaled.dtype)
+    return _attend(rate, scaled, keys, values, penalty, key if rate else None)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(rate: float, queries: Any, keys: Any, values: Any, readable: Any, key: Any) -> jax.Array:
-    return _forward(rate, queries, keys, values, readable, key)[0]
+def _attend(rate: float, queries: Any, keys: Any, values: Any, penalty: Any, key: Any) -> jax.Array:
+    """`penalty` [n, t] is added to scores: 0 where a key may be read and `_lowest` where it may not."""
+    return _forward(rate, queries, keys, values, penalty, key)[0]
+
+
+def _lowest(dtype: Any) -> float:
+    """A score without weight; the sum of two of them and the difference of four are finite still."""
+    return float(jnp.finfo(dtype).min) / 4
 
 
 def _scores(queries: jax.Array, keys: jax.Array) -> jax.Array:
     """[h, c, n, i] and [h, c, n, j] -> sums over c [h, n, i, j], as a chain that fuses with what reads it."""
     return sum(queries[:, c, :, :, None] * keys[:, c, :, None, :] for c in range(queries.shape[1]))  # pyright: ignore
-
-
-def _allowed_scores(queries: jax.Array, keys: jax.Array, allowed: jax.Array) -> jax.Array:
-    """Scores, and the lowest number where nobody may read: no exponential of them overflows, nor its derivatives."""
-    scores = _scores(queries, keys)
-    return jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
 
 
 def _blocks(t: int) -> list[tuple[int, int]]:
@@ -86,10 +87,12 @@ def _blocks(t: int) -> list[tuple[int, int]]:
     return [(first, min(first + size, t)) for first in range(0, t, size)]
 
 
-def _allowed(readable: jax.Array, first: int, last: int) -> jax.Array:
-    """bool [1, n, i, j] for queries first .. last - 1 and keys 0 .. last - 1."""
-    causal = np.arange(last)[None, :] <= np.arange(first, last)[:, None]
-    return (readable[:, None, :last] & causal[None])[None]
+def _masked_scores(queries: jax.Array, keys: jax.Array, penalty: jax.Array, first: int, last: int) -> jax.Array:
+    """[h, n, i, j] for queries first .. last - 1 and keys 0 .. last - 1, without weight where nobody may read."""
+    later = np.arange(last)[None, :] > np.arange(first, last)[:, None]
+    # A sum and not a choice: XLA would hoist the array of zeros to choose from out of every loop, and load it.
+    mask = penalty[:, None, :last] + (later * _lowest(penalty.dtype)).astype(penalty.dtype)[None]
+    return _scores(queries[..., first:last], keys[..., :last]) + mask[None]
 
 
 def _keep(key: Any, rate: float, first: int, like: jax.Array) -> jax.Array:
@@ -97,37 +100,38 @@ def _keep(key: Any, rate: float, first: int, like: jax.Array) -> jax.Array:
     return keep_mask(jax.random.fold_in(key, first), rate, like.shape, like.dtype)
 
 
-def _forward(rate: float, queries: Any, keys: Any, values: Any, readable: Any, key: Any) -> tuple[jax.Array, Any]:
+def _forward(rate: float, queries: Any, keys: Any, values: Any, penalty: Any, key: Any) -> tuple[jax.Array, Any]:
+    # Training reads the same tokens at every step: without a barrier their masks are made once, and loaded ever after.
+    queries, keys, values, penalty = jax.lax.optimization_barrier((queries, keys, values, penalty))
+    something = (jnp.cumsum(penalty == 0.0, axis=1) > 0)[None]  # there is a key to read
     outputs, normalisers = [], []
     by_key = jnp.moveaxis(values, 1, 3)
     for first, last in _blocks(queries.shape[-1]):
-        allowed = _allowed(readable, first, last)
-        scores = _allowed_scores(queries[..., first:last], keys[..., :last], allowed)
+        scores = _masked_scores(queries, keys, penalty, first, last)
         # It cancels, so nothing needs its derivative, and that is 0 / 0 where scores made twice do not round alike.
         highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-        exponentials = jnp.where(allowed, jnp.exp(scores - highest), 0.0)
+        exponentials = jnp.exp(scores - highest)
         total = jnp.sum(exponentials, axis=-1, keepdims=True)
-        total = jnp.where(total > 0.0, total, 1.0)  # nothing to read
         if rate:
             exponentials = exponentials * _keep(key, rate, first, exponentials)
         outputs.append(jnp.einsum("hnij,hnjc->hnic", exponentials, by_key[:, :, :last]) / total)
         normalisers.append((highest + jnp.log(total))[..., 0])
-    output = jnp.moveaxis(jnp.concatenate(outputs, axis=2), 3, 1)
-    normaliser = jnp.concatenate(normalisers, axis=2)
-    return output, (queries, keys, values, readable, key, output, normaliser)
+    output = jnp.where(something[:, None], jnp.moveaxis(jnp.concatenate(outputs, axis=2), 3, 1), 0.0)
+    # With nothing to read, no score comes near this one, so the backward pass finds weights of zero.
+    normaliser = jnp.where(something, jnp.concatenate(normalisers, axis=2), -_lowest(output.dtype))
+    return output, (queries, keys, values, penalty, key, output, normaliser)
 
 
 def _backward(rate: float, residuals: Any, slope: jax.Array) -> tuple[Any, ...]:
-    queries, keys, values, readable, key, output, normaliser = residuals
+    queries, keys, values, penalty, key, output, normaliser = residuals
+    slope, penalty = jax.lax.optimization_barrier((slope, penalty))
     # sum_j a_ij (dL / da_ij), which the softmax subtracts, is o_i . dL / do_i, with dropout as well.
     drift = jnp.sum(output * slope, axis=1)
     by_query, by_key = jnp.moveaxis(queries, 1, 2), jnp.moveaxis(keys, 1, 3)
     slope_by_query = jnp.moveaxis(slope, 1, 2)
     to_queries, to_keys, to_values = [], jnp.zeros_like(by_query), jnp.zeros_like(by_query)
     for first, last in _blocks(queries.shape[-1]):
-        allowed = _allowed(readable, first, last)
-        scores = _allowed_scores(queries[..., first:last], keys[..., :last], allowed)
-        weights = jnp.where(allowed, jnp.exp(scores - normaliser[:, :, first:last, None]), 0.0)
+        weights = jnp.exp(_masked_scores(queries, keys, penalty, first, last) - normaliser[:, :, first:last, None])
         by_weight = _scores(slope[..., first:last], values[..., :last])
         dropped = weights
         if rate:
@@ -140,7 +144,7 @@ def _backward(rate: float, residuals: Any, slope: jax.Array) -> tuple[Any, ...]:
         to_keys += jnp.pad(jnp.einsum("hnci,hnij->hncj", by_query[..., first:last], by_score), later)
         to_values += jnp.pad(jnp.einsum("hnci,hnij->hncj", slope_by_query[..., first:last], dropped), later)
     to_queries = jnp.moveaxis(jnp.concatenate(to_queries, axis=2), 3, 1)
-    return to_queries, jnp.moveaxis(to_keys, 2, 1), jnp.moveaxis(to_values, 2, 1), None, None
+    return to_queries, jnp.moveaxis(to_keys, 2, 1), jnp.moveaxis(to_values, 2, 1), jnp.zeros_like(penalty), None
 
 
 _attend.defvjp(_forward, _backward)
