@@ -74,7 +74,7 @@ class Study:
         timing = phase.timing
         return {
             "snapshot": {"params": snapshot.params, "reached": snapshot.reached},
-            "seen": _as_dicts(seen),
+            "seen": seen,
             "timing": None if timing is None else timing._asdict(),
             "seconds": time.perf_counter() - begin,
         }
@@ -88,12 +88,6 @@ class Study:
         reached = np.asarray(trained["snapshot"]["reached"])
         made = measure(params, keys)._asdict()
         return {name: np.where(reached, np.asarray(value, np.float64), np.nan) for name, value in made.items()}
-
-
-def _as_dicts(tree: Any) -> Any:
-    if hasattr(tree, "_asdict"):
-        tree = tree._asdict()
-    return {name: _as_dicts(value) for name, value in tree.items()} if isinstance(tree, dict) else tree
 
 
 def run(config: Any, out: Path) -> None:

@@ -133,13 +133,7 @@ class Study:
         """One of the three programs, jitted once; jit itself tells trees with a Gaussian from those without."""
         if measured not in self._evaluations:
             self._evaluations[measured] = jax.jit(make_evaluate(self.config, self.problem, measured=measured))
-        return _as_dicts(jax.tree.map(np.asarray, self._evaluations[measured](tree)))
-
-
-def _as_dicts(tree: Any) -> Any:
-    if hasattr(tree, "_asdict"):
-        tree = tree._asdict()
-    return {name: _as_dicts(value) for name, value in tree.items()} if isinstance(tree, dict) else tree
+        return jax.tree.map(np.asarray, self._evaluations[measured](tree))
 
 
 def choose(study: Study, group: Group, outcome: dict[str, Any]) -> tuple[float, float]:

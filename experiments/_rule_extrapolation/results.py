@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments._rule_extrapolation.groups import Arm, Group
@@ -27,29 +28,28 @@ def rows(
     seen, seeds = trained["seen"], group.seeds
     for r in range(group.size):
         arm = group.arms[r // len(seeds)]
-        kl = np.asarray(seen["kl"], np.float64)[:, r]
+        kl = np.asarray(seen.kl, np.float64)[:, r]
         for selection, c in chosen(kl, match=config.match).items():
             if c is None:
                 continue
-            inside, outside = (
-                {name: float(v[c, r]) for name, v in seen[part].items()} for part in ("inside", "outside")
-            )
-            by_kind = {name: np.asarray(value, np.float64)[c, r] for name, value in seen["by_kind"].items()}
+            at = lambda tree, c=c, r=r: jax.tree.map(lambda leaf: leaf[c, r], tree)  # noqa: E731
+            inside, outside, by_kind = at(seen.inside), at(seen.outside), at(seen.by_kind)
             row: dict[str, Any] = {
                 **arm._asdict(), "seed": int(seeds[r % len(seeds)]), "selection": selection,
-                "step": (c + 1) * config.evaluate_every, "loss": float(seen["loss"][c, r]),
-                "kl_per_sequence": float(kl[c]), "held_out_nats": float(seen["held_out_nats"][c, r]),
-                "id_r1": inside["r1"], "id_finished": inside["finished"], "ood_r1": outside["r1"],
-                "ood_r1_unconditional": outside["r1_unconditional"],
-                "ood_r2_completion": outside["r2_completion"],
-                "ood_r2_completion_unconditional": outside["r2_completion_unconditional"],
-                "finished": outside["finished"],
+                "step": (c + 1) * config.evaluate_every, "loss": float(seen.loss[c, r]),
+                "kl_per_sequence": float(kl[c]), "held_out_nats": float(seen.held_out_nats[c, r]),
+                "id_r1": float(inside.r1), "id_finished": float(inside.finished), "ood_r1": float(outside.r1),
+                "ood_r1_unconditional": float(outside.r1_unconditional),
+                "ood_r2_completion": float(outside.r2_completion),
+                "ood_r2_completion_unconditional": float(outside.r2_completion_unconditional),
+                "finished": float(outside.finished),
             }  # fmt: skip
-            for column, name in (
-                ("ood_r1", "r1"), ("ood_r1_unconditional", "r1_unconditional"), ("finished", "finished")
+            for column, values in (
+                ("ood_r1", by_kind.r1), ("ood_r1_unconditional", by_kind.r1_unconditional),
+                ("finished", by_kind.finished),
             ):  # fmt: skip
-                row |= {f"{column}_{kind}": float(v) for kind, v in zip(problem.kinds, by_kind[name], strict=True)}
-            row |= {name: float(seen["mass"][c, r, i]) for i, name in enumerate(MASSES)}
+                row |= {f"{column}_{kind}": float(v) for kind, v in zip(problem.kinds, values, strict=True)}
+            row |= {name: float(seen.mass[c, r, i]) for i, name in enumerate(MASSES)}
             matched = selection == "matched" and bool(flatness)
             row |= {
                 column: float(flatness[name][r]) if matched else None
@@ -68,22 +68,21 @@ def rows(
 def history(config: Any, problem: Problem, group: Group, trained: dict[str, Any]) -> dict[Arm, dict[str, np.ndarray]]:
     """Trajectories [S, C] of each arm of a group."""
     seen, count = trained["seen"], len(group.seeds)
-    as_array = lambda value: np.asarray(value, np.float64)  # noqa: E731
     found = {}
     for i, arm in enumerate(group.arms):
         own = slice(i * count, (i + 1) * count)
-        take = lambda value, own=own: np.swapaxes(as_array(value)[:, own], 0, 1)  # noqa: E731
-        mass = take(seen["mass"])
+        take = lambda value, own=own: np.swapaxes(np.asarray(value, np.float64)[:, own], 0, 1)  # noqa: E731
+        mass = take(seen.mass)
         found[arm] = {
-            "step": config.evaluate_every * np.arange(1, len(seen["loss"]) + 1),
-            "loss": take(seen["loss"]),
-            "kl_per_sequence": take(seen["kl"]),
-            "id_r1": take(seen["inside"]["r1"]),
-            "ood_r1": take(seen["outside"]["r1"]),
-            "ood_r1_unconditional": take(seen["outside"]["r1_unconditional"]),
-            "ood_r2_completion": take(seen["outside"]["r2_completion"]),
-            "finished": take(seen["outside"]["finished"]),
-            "ood_r1_by_kind": take(seen["by_kind"]["r1"]),
+            "step": config.evaluate_every * np.arange(1, len(seen.loss) + 1),
+            "loss": take(seen.loss),
+            "kl_per_sequence": take(seen.kl),
+            "id_r1": take(seen.inside.r1),
+            "ood_r1": take(seen.outside.r1),
+            "ood_r1_unconditional": take(seen.outside.r1_unconditional),
+            "ood_r2_completion": take(seen.outside.r2_completion),
+            "finished": take(seen.outside.finished),
+            "ood_r1_by_kind": take(seen.by_kind.r1),
             **{name: mass[..., j] for j, name in enumerate(MASSES)},
         }
     return found

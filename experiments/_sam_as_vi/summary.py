@@ -11,6 +11,7 @@ from experiments._sam_as_vi import figures
 from experiments._sam_as_vi.rows import FIELDS, OUTCOMES, summarise, value
 from experiments._sam_as_vi.tables import markdown
 from pbjax import runs
+from pbjax.calibration import ReliabilityBins
 from pbjax.runs.atomic import write_file
 from pbjax.runs.statistics import mean_and_error
 
@@ -39,12 +40,12 @@ def _history(finished: Sequence[Finished], budget: str) -> dict[str, Any]:
     return found
 
 
-def _pooled(bins: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _pooled(bins: ReliabilityBins) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bins of all seeds together: counts add up, confidence and accuracy are means over examples."""
-    count = np.asarray(bins["count"], np.float64)
+    count = np.asarray(bins.count, np.float64)
     total = count.sum(axis=0)
-    weigh = lambda name: (count * np.nan_to_num(bins[name])).sum(axis=0) / np.maximum(total, 1)  # noqa: E731
-    return total, weigh("confidence"), weigh("accuracy")
+    weigh = lambda values: (count * np.nan_to_num(values)).sum(axis=0) / np.maximum(total, 1)  # noqa: E731
+    return total, weigh(bins.confidence), weigh(bins.accuracy)
 
 
 def _reliability(finished: Sequence[Finished], budget: str) -> dict[str, Any]:

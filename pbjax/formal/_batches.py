@@ -73,7 +73,7 @@ def completion_batches(
     Raises:
         ValueError: completions that the model cannot read, or a size outside 1 to n.
     """
-    sets = check_sequences("completions", completions, model, ranks=(2, 3))
+    sets = check_sequences("completions", completions, model, axes=(2, 3))
     sets = sets[None] if sets.ndim == 2 else sets
     total = sets.shape[1]
     size = _size("completion_batch_size", batch_size, total)

@@ -10,9 +10,9 @@ from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
 
 from pbjax._checks import check_n, check_range, concrete
-from pbjax.formal._tokens import check_tokens
 from pbjax.formal.vocabulary import EOS, PAD
 from pbjax.models import LanguageModel
+from pbjax.models.language_model import check_tokens
 
 __all__ = ["decode"]
 
@@ -58,7 +58,7 @@ def decode(
         >>> decode(model, model.init(jax.random.key(0)), prompts, max_new=4).shape
         (2, 7)
     """
-    prompts = check_tokens("prompts", prompts, model)
+    prompts = check_tokens(prompts, vocabulary_size=model.vocabulary_size, name="prompts")
     check_n(max_new, name="max_new")
     check_range("temperature", temperature, low=0.0, open_low=True, open_high=True)
     n, p = prompts.shape

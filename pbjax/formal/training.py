@@ -218,13 +218,15 @@ def make_training(
             )  # fmt: skip
             return value, TrainingMetrics(value, loss, kl, completion)
 
+        with_metrics = jax.value_and_grad(objective, has_aux=True)
+
         def value_and_grad_fn(params: Any) -> tuple[jax.Array, Any]:
-            (value, _), gradient = jax.value_and_grad(objective, has_aux=True)(params)
+            (value, _), gradient = with_metrics(params)
             return value, gradient
 
-        (_, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+        (_, metrics), gradient = with_metrics(state.params)
         updates, optimiser_state = update(
-            gradient, state.optimiser_state, state.params, grad_fn=lambda params: value_and_grad_fn(params)[1],
+            gradient, state.optimiser_state, state.params, grad_fn=lambda params: with_metrics(params)[1],
             value_and_grad_fn=value_and_grad_fn, key=keys[4],
         )  # fmt: skip
         params = optax.apply_updates(state.params, updates)

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pbjax.models.language_model import PAD  # after the end; models do not read it
+
 SOS = 0  # start of sequence: the first token of every sequence, never predicted
 EOS = 1  # end of sequence
-PAD = 2  # after the end
 FIRST_SYMBOL = 3
 
 _MARKERS = ("<sos>", "<eos>", "<pad>")

@@ -29,6 +29,9 @@ def hash_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         >>> import jax
         >>> hash_words(jax.random.key(0), (2, 3)).dtype
         dtype('uint32')
+
+    References:
+        Wellons, "Prospecting for hash functions", 2018 (the constants of the finaliser "lowbias32").
     """
     seeds = jax.random.bits(key, (2,), jnp.uint32)
     index = jnp.zeros(shape, jnp.uint32)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pbjax._checks import check_n, check_range, concrete
+from pbjax._checks import check_n, check_range
 
 # The padding token of every vocabulary of the package: start 0, end 1, padding 2, symbols from 3.
 PAD = 2
@@ -106,33 +106,41 @@ def check_dropout(dropout: float) -> None:
     check_range("dropout", dropout, low=0.0, high=1.0, open_high=True)
 
 
-def check_tokens(tokens: Any, *, vocabulary_size: int, max_positions: int | None = None) -> jax.Array:
+def check_tokens(
+    tokens: Any,
+    *,
+    vocabulary_size: int,
+    max_positions: int | None = None,
+    name: str = "tokens",
+    axes: tuple[int, ...] = (2,),
+) -> jax.Array:
     """Refuses batches of tokens that a model cannot read; values are only looked at outside jit.
 
     Args:
-        tokens: integers [n, t].
+        tokens: integers [n, t], or with other axes in front.
         vocabulary_size: v; tokens lie in [0, v).
         max_positions: the largest t, or None.
+        name: how the message calls them.
+        axes: the numbers of axes that are allowed.
 
     Returns:
-        The tokens as an integer array.
+        The tokens as an int32 array.
 
     Raises:
         ValueError: a wrong rank or dtype, an empty or too long sequence, a token outside the vocabulary.
     """
     tokens = jnp.asarray(tokens)
-    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise ValueError(f"tokens have shape {tokens.shape} and dtype {tokens.dtype}: they are integers [n, t]")
-    if tokens.shape[1] == 0:
-        raise ValueError("tokens have no positions: a sequence starts with its start token")
-    if max_positions is not None and tokens.shape[1] > max_positions:
-        raise ValueError(f"tokens have {tokens.shape[1]} positions: this model has been made for {max_positions}")
-    values = concrete(tokens)
-    if values is not None:
-        wrong = values[(values < 0) | (values >= vocabulary_size)]
-        if wrong.size:
-            raise ValueError(f"token {wrong[0]} is outside the vocabulary: tokens lie in [0, {vocabulary_size})")
-    return tokens
+    if tokens.ndim not in axes or 0 in tokens.shape or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        wanted = " or ".join(map(str, axes))
+        raise ValueError(
+            f"{name} has shape {tokens.shape} and dtype {tokens.dtype}: it must hold integer tokens on {wanted} axes "
+            "and may not be empty"
+        )
+    if max_positions is not None and tokens.shape[-1] > max_positions:
+        raise ValueError(f"{name} has {tokens.shape[-1]} positions: this model has been made for {max_positions}")
+    known = f"the model's vocabulary is 0..{vocabulary_size - 1}"
+    check_range(name, tokens, low=0, high=vocabulary_size - 1, remedy=known)
+    return tokens.astype(jnp.int32)
 
 
 def check_length(length: int, max_positions: int | None = None) -> None:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from experiments._rule_extrapolation.groups import Arm
 from experiments._rule_extrapolation.rows import Row, Setting, mean_and_deviation, names, regime_name
@@ -85,23 +84,6 @@ def percent_axis(axes: Axes, *, across: bool) -> None:
     """0 to 100 with some room, so that no mark is cut; label apart."""
     (axes.set_xlim if across else axes.set_ylim)(-4, 104)
     (axes.set_xticks if across else axes.set_yticks)(range(0, 101, 20))
-
-
-def log_axis(axes: Axes, values: Sequence[float], *, across: bool, wide: float = 5.0, unit: str = "") -> None:
-    """Logarithmic where positive values span more than a factor `wide`, with plain labels; else linear."""
-    axis = axes.xaxis if across else axes.yaxis
-    kept = [number for number in values if math.isfinite(number)]
-    if not kept or min(kept) <= 0 or max(kept) <= wide * min(kept):
-        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        return
-    (axes.set_xscale if across else axes.set_yscale)("log")
-    decades = math.log10(max(kept) / min(kept))
-    labelled = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1 else (1.0, 2.0, 5.0)
-    axis.set_major_locator(LogLocator(10, labelled))
-    axis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}{unit}"))
-    axis.set_minor_formatter(NullFormatter())
-    if decades > 3:
-        axis.set_minor_locator(NullLocator())
 
 
 def header(axes: Axes, title: str, lines: Sequence[tuple[str, str]]) -> None:

@@ -12,13 +12,12 @@ from experiments._rule_extrapolation.figures.drawing import (
     arrays,
     check_any,
     finish,
-    log_axis,
     panels,
     style,
     titles_and_note,
 )
 from experiments._rule_extrapolation.rows import History, by_setting
-from pbjax.runs.figures import GREY, legend_below, save_png
+from pbjax.runs.figures import GREY, legend_below, log_axis, save_png
 
 _CLASSES = {
     "mass_both": ("rules 1 and 2", "#000000", "-"),

@@ -11,7 +11,6 @@ from experiments._rule_extrapolation.figures.drawing import (
     check_any,
     finish,
     header,
-    log_axis,
     panels,
     percent_axis,
     seeds_note,
@@ -21,7 +20,7 @@ from experiments._rule_extrapolation.figures.drawing import (
 from experiments._rule_extrapolation.rows import Row, by_setting, rows_by_arm, value
 from pbjax import runs
 from pbjax.runs import RankCorrelation
-from pbjax.runs.figures import legend_below, save_png
+from pbjax.runs.figures import legend_below, log_axis, save_png
 
 _UNITS = {
     "sharpness_trace": "Hessian trace in nats / weight²",

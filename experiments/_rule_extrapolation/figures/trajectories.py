@@ -13,7 +13,6 @@ from experiments._rule_extrapolation.figures.drawing import (
     arrays,
     check_any,
     finish,
-    log_axis,
     panels,
     percent_axis,
     style,
@@ -21,7 +20,7 @@ from experiments._rule_extrapolation.figures.drawing import (
 )
 from experiments._rule_extrapolation.groups import Arm
 from experiments._rule_extrapolation.rows import History, by_setting
-from pbjax.runs.figures import GREY, legend_below, save_png
+from pbjax.runs.figures import GREY, legend_below, log_axis, save_png
 
 
 def _mean_path(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from experiments._sam_as_vi.correlations import rank_correlations
 from experiments._sam_as_vi.figures.drawing import check_any, groups_of, note_on, rows_of, style, title_of
 from experiments._sam_as_vi.rows import MEASURES, OUTCOMES, Row, value
 from pbjax import runs
-from pbjax.runs.figures import blank_figure, legend_below, save_png, tidy_axes
+from pbjax.runs.figures import blank_figure, legend_below, log_axis, save_png, tidy_axes
 
 _UNITS = {
     "sharpness_worst": "worst-case sharpness (nats)",
@@ -24,20 +23,6 @@ _UNITS = {
     "certificate": "certificate (0-1 risk)",
     "test_error": "test error in %",
 }
-
-
-def _scale(axes: Axes, values: Sequence[float], *, across: bool, wide: float) -> None:
-    """Logarithmic where positive values span more than a factor `wide`, with few labels; else linear."""
-    axis = axes.xaxis if across else axes.yaxis
-    if not values or min(values) <= 0 or max(values) <= wide * min(values):
-        axis.set_major_locator(MaxNLocator(4))
-        return
-    (axes.set_xscale if across else axes.set_yscale)("log")
-    decades = math.log10(max(values) / min(values))
-    labelled = (1.0,) if decades > 1.7 else (1.0, 3.0) if decades > 1 else (1.0, 2.0, 5.0)
-    axis.set_major_locator(LogLocator(10, labelled))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _inside(number: float, limits: tuple[float, float]) -> float:
@@ -53,8 +38,8 @@ def _cloud(axes: Axes, methods: Mapping[str, list[Row]], measure: str, target: s
             if all(map(math.isfinite, place)):
                 points.setdefault((method, runs.is_flagged(row)), []).append(place)
     fine = [place for (_, flagged), own in points.items() for place in own if not flagged]
-    _scale(axes, [x for x, _ in fine], across=True, wide=5.0)
-    _scale(axes, [y for _, y in fine], across=False, wide=20.0)
+    log_axis(axes, [x for x, _ in fine], across=True, decades=1.7)
+    log_axis(axes, [y for _, y in fine], across=False, wide=20.0, decades=1.7)
     for (method, flagged), own in sorted(points.items(), key=lambda item: item[0][1]):
         name, colour, marker = style(method)
         x, y = zip(*own, strict=True)

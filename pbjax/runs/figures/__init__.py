@@ -1,6 +1,6 @@
 """The figures of a run: small PNG files that stay readable in grey and for colour-blind eyes; flagged points hollow."""
 
-from pbjax.runs.figures.canvas import GREY, blank_figure, legend_below, save_png, tidy_axes
+from pbjax.runs.figures.canvas import GREY, blank_figure, legend_below, log_axis, save_png, tidy_axes
 from pbjax.runs.figures.certificates import certificates_by_temperature
 from pbjax.runs.figures.ladder import energy_ladder, trace_and_r_hat
 from pbjax.runs.figures.plane import rosenbrock
@@ -11,6 +11,7 @@ __all__ = [
     "certificates_by_temperature",
     "energy_ladder",
     "legend_below",
+    "log_axis",
     "rosenbrock",
     "save_png",
     "tidy_axes",

@@ -1,6 +1,7 @@
 """What every figure shares: an empty one, its axes, a legend below the panels, points, and a small PNG file."""
 
 import io
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,43 @@ def tidy_axes(axes: "Axes") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def log_axis(
+    axes: "Axes", values: Iterable[float], *, across: bool, wide: float = 5.0, unit: str = "", decades: float = 3.0
+) -> None:
+    """Makes an axis logarithmic where positive values span much, with few plain labels; else linear with few ticks.
+
+    Args:
+      axes: changed in place.
+      values: what is drawn along the axis; those that are not finite do not count.
+      across: the horizontal axis, or the vertical one.
+      wide: factor between greatest and least value from which on the axis is logarithmic · > 1.
+      unit: written behind each label.
+      decades: powers of ten spanned beyond which only these are labelled · > 1.
+
+    Example:
+      >>> axes = blank_figure(2, 2).subplots()
+      >>> log_axis(axes, [0.1, 50.0, float("nan")], across=True)
+      >>> log_axis(axes, [1.0, 2.0], across=False)
+      >>> axes.get_xscale(), axes.get_yscale()
+      ('log', 'linear')
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+    axis = axes.xaxis if across else axes.yaxis
+    kept = [number for number in values if math.isfinite(number)]
+    if not kept or min(kept) <= 0 or max(kept) <= wide * min(kept):
+        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        return
+    (axes.set_xscale if across else axes.set_yscale)("log")
+    span = math.log10(max(kept) / min(kept))
+    labelled = (1.0,) if span > decades else (1.0, 3.0) if span > 1 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(10, labelled))
+    axis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}{unit}"))
+    axis.set_minor_formatter(NullFormatter())
+    if span > decades:
+        axis.set_minor_locator(NullLocator())
 
 
 def legend_below(figure: "Figure", panels: "Iterable[Axes]", *, columns: int = 5, note: str = "") -> None:
