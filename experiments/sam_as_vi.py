@@ -30,7 +30,7 @@ from experiments._sam_as_vi.evaluation import Measured, Trained, certificate, ma
 from experiments._sam_as_vi.groups import Group, study_groups, tuning_groups
 from experiments._sam_as_vi.methods import METHODS, Hyper, Setting, gradients_per_step
 from experiments._sam_as_vi.problem import make_problem
-from experiments._sam_as_vi.training import Plan, Problem, init_replicas, make_chunk, plan
+from experiments._sam_as_vi.training import ARRAYS, Plan, Problem, init_replicas, make_chunk, plan
 from pbjax import optim, runs
 from pbjax.runs.mesh import replica_mesh, replicate, shard_replicas
 from pbjax.runs.progress import Progress
@@ -131,9 +131,15 @@ class Study:
 
     def _measure(self, measured: Measured, tree: Trained) -> dict[str, Any]:
         """One of the three programs, jitted once; jit itself tells trees with a Gaussian from those without."""
+        rows = {name: getattr(self.problem, name) for name in ARRAYS}
         if measured not in self._evaluations:
-            self._evaluations[measured] = jax.jit(make_evaluate(self.config, self.problem, measured=measured))
-        return jax.tree.map(np.asarray, self._evaluations[measured](tree))
+
+            def evaluate(trained: Trained, rows: dict[str, Any]) -> dict[str, Any]:
+                # Images are arguments: as constants they would be compiled in, a copy for each program.
+                return make_evaluate(self.config, self.problem._replace(**rows), measured=measured)(trained)
+
+            self._evaluations[measured] = jax.jit(evaluate)
+        return jax.tree.map(np.asarray, self._evaluations[measured](tree, rows))
 
 
 def choose(study: Study, group: Group, outcome: dict[str, Any]) -> tuple[float, float]:

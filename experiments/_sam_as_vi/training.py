@@ -25,6 +25,9 @@ from pbjax.optim.perturbation import PerturbationMetrics
 # Rows whose activations are held at once when nothing is differentiated.
 ROWS = 1000
 
+# The fields of a problem that programs take as arguments.
+ARRAYS = ("inputs", "labels", "validation", "test", "other")
+
 
 class Problem(NamedTuple):
     """Data and network, and how a batch is seen.
