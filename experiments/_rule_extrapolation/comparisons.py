@@ -37,18 +37,60 @@ def differences(history: History, bands: Sequence[float]) -> list[dict[str, Any]
       >>> row["greater"], round(row["test"].difference, 3), row["test"].p_value, row["p_holm"]
       ('oracle', 0.3, 0.1, 0.1)
     """
+    pairs = [
+        ({"setting": setting, "greater": greater, "lesser": lesser}, own[greater], own[lesser])
+        for setting, arms in by_setting(history).items()
+        for own in [{arm.regime: arm for arm in arms}]
+        for greater, lesser in ORDER
+        if greater in own and lesser in own
+    ]
+    return _tests(history, bands, pairs)
+
+
+def against_first(history: History, bands: Sequence[float]) -> list[dict[str, Any]]:
+    """Each setting minus the first that differs from it in one thing only, regime by regime, at matched loss.
+
+    So position encodings are compared with the first of them, optimisers with the first optimiser, and networks with
+    the first network, all else equal. Seeds and Holm's correction are as in `differences`.
+
+    Args:
+      history: arm -> trajectories, see `differences`.
+      bands: nats a sequence.
+
+    Returns:
+      Rows with band, arm, first (arms), varied (what differs), column, test and p_holm.
+
+    Example:
+      >>> from experiments._rule_extrapolation.groups import Arm
+      >>> near = {"step": [100], "kl_per_sequence": [[0.2]] * 3}
+      >>> accuracies = {"adamw": [[0.4], [0.5], [0.6]], "sam": [[0.9], [0.8], [0.7]]}
+      >>> history = {Arm("anbn", "lstm", "none", optimiser, "oracle"): {**near, "ood_r1": r1,
+      ...            "ood_r1_unconditional": r1} for optimiser, r1 in accuracies.items()}
+      >>> row = against_first(history, [0.3])[0]
+      >>> row["varied"], row["arm"].optimiser, round(row["test"].difference, 3), row["p_holm"]
+      ('optimiser', 'sam', 0.3, 0.1)
+    """
+    pairs = []
+    for arm in history:
+        for varied in ("model", "position", "optimiser"):
+            alike = [other for other in history if other._replace(**{varied: ""}) == arm._replace(**{varied: ""})]
+            if alike[0] != arm:
+                pairs.append(({"arm": arm, "first": alike[0], "varied": varied}, arm, alike[0]))
+    return _tests(history, bands, pairs)
+
+
+def _tests(
+    history: History, bands: Sequence[float], pairs: Sequence[tuple[dict[str, Any], Any, Any]]
+) -> list[dict[str, Any]]:
+    """A row for each accuracy, band and pair (what it is called, an arm, and the arm that is taken from it)."""
     found = []
     for column in ("ood_r1", "ood_r1_unconditional"):
         family = []
         for band in bands:
-            for setting, arms in by_setting(history).items():
-                own = {arm.regime: values_within(history[arm], column, band) for arm in arms}
-                for greater, lesser in ORDER:
-                    if greater in own and lesser in own:
-                        test = difference_of_means(own[greater], own[lesser])
-                        family.append({"band": band, "setting": setting, "greater": greater, "lesser": lesser,
-                                       "column": column, "test": test})  # fmt: skip
-        family = [row for row in family if row["test"].difference is not None]
+            for named, more, less in pairs:
+                test = difference_of_means(*(values_within(history[arm], column, band) for arm in (more, less)))
+                if test.difference is not None:
+                    family.append({"band": band, **named, "column": column, "test": test})
         for row, corrected in zip(family, holm([row["test"].p_value for row in family]), strict=True):
             found.append({**row, "p_holm": corrected})
     return found

@@ -55,7 +55,7 @@ def rows(
                 column: float(flatness[name][r]) if matched else None
                 for column, name in (
                     ("sharpness_trace", "trace"), ("sharpness_adaptive", "adaptive"),
-                    ("gaussian_scale", "gaussian_scale"),
+                    ("gaussian_scale", "gaussian_scale"), ("row_agreement", "row_agreement"),
                 )
             }  # fmt: skip
             row |= {

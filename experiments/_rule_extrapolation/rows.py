@@ -41,7 +41,7 @@ FIELDS: dict[str, runs.Field] = {
     **dict.fromkeys(("loss", "kl_per_sequence", "held_out_nats", "id_r1", "id_finished"), _MEASURED),
     **dict.fromkeys(("ood_r1", "ood_r1_unconditional"), _MEASURED),
     **dict.fromkeys(("ood_r2_completion", "ood_r2_completion_unconditional", "finished"), _MEASURED),
-    **dict.fromkeys(("sharpness_trace", "sharpness_adaptive", "gaussian_scale"), _MEASURED),
+    **dict.fromkeys(("sharpness_trace", "sharpness_adaptive", "gaussian_scale", "row_agreement"), _MEASURED),
     "seconds": runs.Field("number"),
     "flag": runs.Field("text", nullable=True),
 }

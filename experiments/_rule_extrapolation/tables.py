@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments._rule_extrapolation.comparisons import correlations, differences
+from experiments._rule_extrapolation.comparisons import against_first, correlations, differences
 from experiments._rule_extrapolation.groups import Arm
 from experiments._rule_extrapolation.rows import (
     MEASURES,
@@ -83,10 +83,11 @@ def _selection_table(found: dict[Arm, list[Row]], labels: dict[Arm, dict[str, st
         ("step", "step", 0, 1), ("loss", "loss", 5, 1), ("kl_per_sequence", "KL nats", 3, 1),
         ("held_out_nats", "held out nats", 3, 1), ("id_r1", "ID R1 %", 1, 100), ("ood_r1", "OOD R1 %", 1, 100),
         ("ood_r1_unconditional", "unconditional %", 1, 100), ("ood_r2_completion", "R2 on completion %", 1, 100),
-        ("finished", "finished %", 1, 100),
+        ("finished", "finished %", 1, 100), ("row_agreement", "same in other rows %", 1, 100),
     )  # fmt: skip
     every = [row for own in found.values() for row in own]
-    shown = [c for c in columns if c[0] != "held_out_nats" or any(math.isfinite(value(row, c[0])) for row in every)]
+    some = lambda name: any(math.isfinite(value(row, name)) for row in every)  # noqa: E731
+    shown = [c for c in columns if c[0] not in ("held_out_nats", "row_agreement") or some(c[0])]
     lines = []
     for arm, label in labels.items():
         own = found.get(arm, [])
@@ -138,15 +139,33 @@ def _band_table(history: History, bands: Sequence[float]) -> str:
 
 def _difference_table(history: History, bands: Sequence[float]) -> str:
     titles = names(by_setting(history))
+    return _pair_table([
+        ({**({"arm": titles[row["setting"]]} if len(titles) > 1 else {}),
+          "difference": f"{regime_name(row['greater'])} − {regime_name(row['lesser'])}"}, row)
+        for row in differences(history, bands)
+    ])  # fmt: skip
+
+
+def _setting_table(history: History, bands: Sequence[float]) -> str:
+    titles = names(by_setting(history))
+    several = len({arm.regime for arm in history}) > 1
+    return _pair_table([
+        ({"difference": f"{titles[row['arm'][:4]]} − {titles[row['first'][:4]]}",
+          **({"regime": regime_name(row["arm"].regime)} if several else {})}, row)
+        for row in against_first(history, bands)
+    ])  # fmt: skip
+
+
+def _pair_table(rows: Sequence[tuple[dict[str, str], dict[str, Any]]]) -> str:
+    """One line for the two accuracies of a band and pair, which its first cells name."""
     lines: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in differences(history, bands):
-        key = (row["band"], row["setting"], row["greater"])
-        counts = row["test"].counts
-        head = {"KL at most": f"{row['band']:g}", **({"arm": titles[row["setting"]]} if len(titles) > 1 else {}),
-                "difference": f"{regime_name(row['greater'])} − {regime_name(row['lesser'])}"}  # fmt: skip
-        cells = lines.setdefault(key, {**head, **dict.fromkeys(_PAIR_COLUMNS, "–")})
+    for head, row in rows:
+        band = f"{row['band']:g}"
+        cells = lines.setdefault(
+            (band, *head.values()), {"KL at most": band, **head, **dict.fromkeys(_PAIR_COLUMNS, "–")}
+        )
         seeds, delta, p = _PAIR_COLUMNS[:3] if row["column"] == "ood_r1" else _PAIR_COLUMNS[3:]
-        error = row["test"].standard_error
+        counts, error = row["test"].counts, row["test"].standard_error
         cells[seeds] = f"{counts[0]}, {counts[1]}"
         cells[delta] = _number(row["test"].difference, 1, factor=100, sign=True)
         cells[delta] += "" if error is None else f" ± {_number(error, 1, factor=100)}"
@@ -221,6 +240,14 @@ def markdown(rows: Sequence[Row], history: History, *, bands: Sequence[float] = 
                 "regimes share start from equal weights; the test makes no use of it.\n",
                 table,
             ]  # fmt: skip
+        if table := _setting_table(history, bands):
+            parts += [
+                "## Settings against the first at matched loss\n",
+                "Each against the first that differs from it in one thing only: difference of means over seeds ± "
+                "standard error, two-sided permutation test that deals the seeds out anew, Holm's correction over the "
+                "lines of the table.\n",
+                table,
+            ]
     for selection in ("best", "matched"):
         found = correlations(rows, selection=selection)
         if table := _correlation_table(found, labels):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from experiments._rule_extrapolation import comparisons, figures, tables
 from experiments._rule_extrapolation import rows as rows_module
-from experiments._rule_extrapolation.comparisons import correlations, differences
+from experiments._rule_extrapolation.comparisons import against_first, correlations, differences
 from experiments._rule_extrapolation.figures import bands as bands_module
 from experiments._rule_extrapolation.figures import comparisons as comparison_figures
 from experiments._rule_extrapolation.figures import drawing, masses, sharpness, trajectories
@@ -38,7 +38,7 @@ def make_row(own=None, seed=0, selection="matched", **changed):
         "finished": 0.5, **{f"ood_r1_{kind}": 0.8 for kind in KINDS},
         **{f"ood_r1_unconditional_{kind}": 0.4 for kind in KINDS}, **{f"finished_{kind}": 0.5 for kind in KINDS},
         "sharpness_trace": 10.0 + seed, "sharpness_adaptive": 1.0 + (seed * 7) % 3, "gaussian_scale": 0.01,
-        "seconds": 1.0, "flag": None,
+        "row_agreement": None, "seconds": 1.0, "flag": None,
     }  # fmt: skip
     return {**row, **changed}
 
@@ -153,6 +153,31 @@ def test_difference_of_regimes_by_enumeration():
     )
 
 
+def test_settings_are_compared_with_the_first_that_differs_in_one_thing():
+    r1 = {
+        ("none", "oracle"): 0.5,
+        ("none", "adversarial"): 0.1,
+        ("rotary", "oracle"): 0.9,
+        ("rotary", "adversarial"): 0,
+    }
+    history = {arm(regime, position): trajectory([[9, 0.2]] * 3, [[0, x], [0, x + 0.01], [0, x - 0.01]])
+               for (position, regime), x in r1.items()}  # fmt: skip
+    history[arm("oracle", "rotary", "dyck")] = trajectory([[0.2]], [[1.0]])  # nothing to compare it with
+    found = [row for row in against_first(history, (0.3,)) if row["column"] == "ood_r1"]
+    assert [(row["arm"], row["first"], row["varied"]) for row in found] == [
+        (arm(regime, "rotary"), arm(regime, "none"), "position") for regime in ("oracle", "adversarial")
+    ]
+    assert [row["test"].difference for row in found] == pytest.approx([0.4, -0.1])
+    assert [row["test"].p_value for row in found] == [0.1, 0.1] and [row["p_holm"] for row in found] == [0.2, 0.2]
+    del history[arm("oracle", "rotary", "dyck")]
+    cells = line_of(
+        markdown([make_row(own) for own in history], history, bands=(0.3,)),
+        "Settings against the first at matched loss", "0.3", "rotary − none", "adversarial",
+    )  # fmt: skip
+    assert cells[3:6] == ["3, 3", "-10.0 ± 0.8", "0.100 / 0.200"]
+    assert against_first({arm(): trajectory([[0.2]], [[1.0]])}, (0.3,)) == []
+
+
 def test_correlation_by_enumeration_and_flagged_seeds_left_out():
     trace, r1 = [1.0, 2.0, 3.0, 4.0, 5.0], [0.2, 0.1, 0.4, 0.3, 0.5]
     rows = of_accuracies(sharpness_trace=trace, ood_r1=r1)
@@ -190,6 +215,9 @@ def test_tables_by_hand():
     ]  # fmt: skip
     assert line_of(text, "Within loss bands", "0.3", "oracle")[2:7] == ["1 of 3", "300", "0.200", "60.0", "60.0–60.0"]
     assert line_of(text, "Within loss bands", "0.1", "oracle")[2:] == ["0 of 3", *["–"] * 6]
+    assert "same in other rows" not in text
+    agreeing = markdown(of_accuracies(row_agreement=(1.0, 0.5)), {})
+    assert line_of(agreeing, "Matched loss", "oracle")[-1] == "75.0 ± 35.4"
     kind = line_of(text, "By class of the prompt: matched loss", "oracle", "balanced")
     assert kind[2:] == ["3", "80.0 ± 0.0", "40.0 ± 0.0", "30.0 ± 20.0"]
 
