@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pbjax.models.language_model import LanguageModel, check_length, check_sizes, check_tokens
+from pbjax.models.language_model import LanguageModel, check_length, check_sizes, check_tokens, check_vocabulary
 
 
 class CausalLinearCache(NamedTuple):
@@ -70,6 +70,7 @@ def causal_linear(vocabulary_size: int, *, embedding: int = 10, max_positions: i
 
     def apply(params: Any, tokens: Any, *, key: jax.Array | None = None, rows: Any = None) -> jax.Array:
         del key, rows
+        check_vocabulary(params, vocabulary_size)
         tokens = check_tokens(tokens, vocabulary_size=vocabulary_size, max_positions=max_positions)
         n, t = tokens.shape
         dense = params["Dense_0"]
@@ -78,6 +79,7 @@ def causal_linear(vocabulary_size: int, *, embedding: int = 10, max_positions: i
         return logits.reshape(n, t, vocabulary_size) + dense["bias"][None, :t]
 
     def start(params: Any, rows: Any, length: int) -> CausalLinearCache:
+        check_vocabulary(params, vocabulary_size)
         check_length(length, max_positions)
         empty = jnp.zeros((jnp.shape(rows)[0], length, embedding), params["Embedding"].dtype)
         return CausalLinearCache(empty, jnp.zeros((), jnp.int32))

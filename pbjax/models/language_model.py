@@ -143,6 +143,20 @@ def check_tokens(
     return tokens.astype(jnp.int32)
 
 
+def check_vocabulary(params: Any, vocabulary_size: int) -> None:
+    """Refuses weights that were trained on another vocabulary, which would otherwise give numbers that mean nothing.
+
+    Raises:
+        ValueError: when the embedding has not a row for each token of the model.
+    """
+    rows = params["Embedding"].shape[0]
+    if rows != vocabulary_size:
+        raise ValueError(
+            f"params are of a vocabulary of {rows} tokens: the model's has {vocabulary_size}; make the model for the "
+            "language that they were trained on"
+        )
+
+
 def check_length(length: int, max_positions: int | None = None) -> None:
     """Refuses a cache of a wrong length.
 

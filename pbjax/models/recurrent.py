@@ -15,6 +15,7 @@ from pbjax.models.language_model import (
     check_length,
     check_sizes,
     check_tokens,
+    check_vocabulary,
     uniform_dense,
 )
 
@@ -92,6 +93,7 @@ def lstm(
 
     def apply(params: Any, tokens: Any, *, key: jax.Array | None = None, rows: Any = None) -> jax.Array:
         del rows
+        check_vocabulary(params, vocabulary_size)
         tokens = check_tokens(tokens, vocabulary_size=vocabulary_size)
         zeros = jnp.zeros((tokens.shape[0], width), params["Embedding"].dtype)
         inputs = params["Embedding"][tokens.T]  # [t, n, embedding]: the scan runs over the first axis
@@ -107,6 +109,7 @@ def lstm(
         return affine(params["Dense_0"], drop(inputs.swapaxes(0, 1), dropout, key))
 
     def start(params: Any, rows: Any, length: int) -> LSTMCache:
+        check_vocabulary(params, vocabulary_size)
         check_length(length)
         zeros = jnp.zeros((layers, jnp.shape(rows)[0], width), params["Embedding"].dtype)
         return LSTMCache(zeros, zeros)

@@ -17,6 +17,7 @@ from pbjax.models.language_model import (
     check_length,
     check_sizes,
     check_tokens,
+    check_vocabulary,
     uniform_dense,
 )
 
@@ -95,6 +96,7 @@ def state_space(
 
     def apply(params: Any, tokens: Any, *, key: jax.Array | None = None, rows: Any = None) -> jax.Array:
         del rows
+        check_vocabulary(params, vocabulary_size)
         tokens = check_tokens(tokens, vocabulary_size=vocabulary_size)
         keys = [None] * layers if key is None else jax.random.split(key, layers)
         hidden = params["Embedding"].T[:, tokens]
@@ -107,6 +109,7 @@ def state_space(
         return jnp.moveaxis(channel_dense(params["Dense_0"], hidden), 0, -1)
 
     def start(params: Any, rows: Any, length: int) -> StateSpaceCache:
+        check_vocabulary(params, vocabulary_size)
         check_length(length)
         zeros = jnp.zeros((layers, width, state, jnp.shape(rows)[0]), params["Embedding"].dtype)
         return StateSpaceCache(zeros, zeros)

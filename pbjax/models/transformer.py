@@ -23,6 +23,7 @@ from pbjax.models.language_model import (
     check_length,
     check_sizes,
     check_tokens,
+    check_vocabulary,
     rows_or_default,
     uniform_dense,
 )
@@ -167,6 +168,7 @@ def transformer(
         return channel_norm(layer["Norm_1"], hidden + drop(branch, dropout, second), epsilon=norm_epsilon)
 
     def apply(params: Any, tokens: Any, *, key: jax.Array | None = None, rows: Any = None) -> jax.Array:
+        check_vocabulary(params, vocabulary_size)
         tokens = check_tokens(tokens, vocabulary_size=vocabulary_size, max_positions=limit)
         n, t = tokens.shape
         place, readable = jnp.arange(t, dtype=jnp.int32), tokens != pad
@@ -183,6 +185,7 @@ def transformer(
         return jnp.moveaxis(channel_dense(params["Dense_0"], hidden), 0, -1)
 
     def start(params: Any, rows: Any, length: int) -> TransformerCache:
+        check_vocabulary(params, vocabulary_size)
         check_length(length, limit)
         rows = jnp.asarray(rows)
         shape = (layers, heads, width // heads, rows.shape[0], length)

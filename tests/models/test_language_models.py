@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pbjax.formal import decode
 from pbjax.models import causal_linear, channels, lstm, state_space, transformer
 from pbjax.models.language_model import PAD
 from pbjax.models.positions import POSITIONS
@@ -291,6 +292,18 @@ def test_tokens_that_a_model_cannot_read_are_refused(name):
             model.apply(params, tokens)
     with pytest.raises(ValueError, match="length"):
         model.start(params, jnp.arange(1), 0)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_weights_of_another_vocabulary_are_refused(name):
+    model = MODELS[name]()
+    params = shaken(model)
+    params["Embedding"] = params["Embedding"][:-1]
+    message = rf"params are of a vocabulary of {V - 1} tokens: the model's has {V}"
+    with pytest.raises(ValueError, match=message):
+        jax.jit(model.apply)(params, jnp.zeros((1, 2), int))
+    with pytest.raises(ValueError, match=message):
+        decode(model, params, jnp.zeros((1, 2), int), max_new=2)
 
 
 @pytest.mark.parametrize("name", ["transformer, learned", "causal linear"])
