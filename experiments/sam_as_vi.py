@@ -159,7 +159,7 @@ def rows(study: Study, group: Group, trained: dict[str, Any], outcome: dict[str,
         at = lambda tree, r=r: jax.tree.map(lambda leaf: leaf[r], tree)  # noqa: E731
         mean, validation = at(outcome.get("mean", {})), float(outcome["validation_accuracy"][r])
         loss = float(outcome["train_loss"][r])
-        broken = not np.isfinite(loss) or validation < 1.5 / problem.num_classes
+        near_chance = "near chance" if validation < 1.5 / problem.num_classes else None
         row = {
             "stage": group.stage, "method": group.method, "dataset": problem.name, "model": config.model,
             "budget": group.budget, "seed": int(group.seed[r]), "learning_rate": float(group.learning_rate[r]),
@@ -172,7 +172,7 @@ def rows(study: Study, group: Group, trained: dict[str, Any], outcome: dict[str,
             "validation_nll": float(outcome["validation_nll"][r]), "train_loss": loss,
             "gradients": int(batch_passes), "epochs": trained["steps"] / per_epoch,
             "seconds": trained["seconds"] / group.size, "evaluation_seconds": outcome["seconds"] / group.size,
-            "flag": "diverged" if broken else None,
+            "flag": near_chance if np.isfinite(loss) else "diverged",
         }  # fmt: skip
         averaged = at(outcome["averaged"]) if "averaged" in outcome else {}
         for name in ("accuracy", "nll", "ece", "brier", "ood_auroc"):
