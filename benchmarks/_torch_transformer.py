@@ -41,7 +41,7 @@ def make_model(feed_forward: int) -> Any:
             layer = nn.TransformerEncoderLayer(
                 WIDTH, HEADS, feed_forward, DROPOUT, layer_norm_eps=EPSILON, batch_first=True
             )
-            self.encoder = nn.TransformerEncoder(layer, LAYERS)
+            self.encoder = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
             self.output = nn.Linear(WIDTH, VOCABULARY)
 
         def forward(self, tokens: Any) -> Any:

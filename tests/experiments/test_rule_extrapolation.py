@@ -155,7 +155,7 @@ def test_bad_input_gets_one_line(arguments, message, tmp_path, capsys):
 
 
 def test_every_named_config_is_there():
-    expected = {"smoke", "small", "small_full", "paper", "atlas", "positions", "chomsky"}
+    expected = {"smoke", "small", "small_full", "paper", "atlas", "positions", "chomsky", "optimisers", "equal_loss"}
     assert expected <= set(load_configs(rule_extrapolation.CONFIGS))
 
 
