@@ -80,19 +80,20 @@ class Study:
         }
 
     def measure(self, group: Group, trained: dict[str, Any]) -> dict[str, Any]:
-        """Flatness of the networks at matched loss, NaN for those that never came so near."""
+        """Columns [R] of the networks at matched loss, NaN for those that never came so near, and `seconds`."""
+        begin = time.perf_counter()
         measure = jax.jit(make_measure(self.config, self.problems[group.arms[0].language], self.model(group)))
         keys = jax.vmap(jax.random.key)(jnp.asarray(np.tile(group.seeds, len(group.arms))))
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 1)
         params = jax.tree.map(jnp.asarray, trained["snapshot"]["params"])
         reached = np.asarray(trained["snapshot"]["reached"])
-        made = measure(params, keys)._asdict()
-        return {name: np.where(reached, np.asarray(value, np.float64), np.nan) for name, value in made.items()}
+        made = measure(params, keys)
+        columns = {name: np.where(reached, np.asarray(value, np.float64), np.nan) for name, value in made.items()}
+        return {"columns": columns, "seconds": time.perf_counter() - begin}
 
 
 def run(config: Any, out: Path) -> None:
     """The whole study in one run directory; groups that an earlier process finished are read, not computed."""
-    begin = time.perf_counter()
     study = Study(config)
     planned = list(groups(config))
     with runs.RunDirectory(out, experiment=NAME, config=config) as directory:
@@ -109,16 +110,15 @@ def run(config: Any, out: Path) -> None:
             phases = runs.Phases(directory, every_seconds=config.checkpoint_seconds, progress=progress)
             for group in planned:
                 trained = phases.run(group.name, lambda phase, group=group: study.train(group, phase))
-                flatness: dict[str, Any] = {}
-                if config.sharpness:
-                    flatness = phases.run(
-                        f"{group.name}.flatness",
-                        lambda phase, group=group, trained=trained: study.measure(group, trained),
-                    )
+                measured = phases.run(
+                    f"{group.name}.measured",
+                    lambda phase, group=group, trained=trained: study.measure(group, trained),
+                )
                 problem = study.problems[group.arms[0].language]
-                table.extend(rows(config, problem, group, trained, flatness))
-                finished.append(summary.Finished(group, trained, history(config, problem, group, trained)))
-        summary.write(config, directory, table, finished, study.problems, seconds=time.perf_counter() - begin)
+                table.extend(rows(config, problem, group, trained, measured["columns"]))
+                paths = history(config, problem, group, trained)
+                finished.append(summary.Finished(group, trained, float(measured["seconds"]), paths))
+        summary.write(config, directory, table, finished, study.problems)
 
 
 @runs.command_line_errors()

@@ -8,7 +8,7 @@ from configs.rule_extrapolation._schema import RuleExtrapolation
 config = RuleExtrapolation(
     regimes=("maximum_likelihood",),
     seeds=tuple(range(256)),
-    replicas_at_once=16,
-    steps=4000,
-    evaluate_every=200,
+    replicas_at_once=8,
+    match=0.3,
+    bands=(0.7, 0.3, 0.15),
 )

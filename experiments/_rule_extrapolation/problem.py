@@ -33,6 +33,7 @@ class Problem(NamedTuple):
     """One language with everything that all its networks share.
 
     Attributes:
+        name: of the language in the config.
         language: its exact law; of the training lengths where some are held out.
         sequences: training set [N, t], or a function that draws a batch.
         batch_size: strings a step, None for all of them.
@@ -43,10 +44,10 @@ class Problem(NamedTuple):
         prompts: all prompts.
         rows: number of each prompt in its batch, counted in and out of distribution apart, as in the public code.
         completions: completions of the prompts out of distribution [2, M, t], adversarial and oracle, or None.
-        classes: all strings of the rule-class probabilities, or None.
         kinds: names of the kinds of prompts, as columns spell them.
     """
 
+    name: str
     language: Any
     sequences: Any
     batch_size: int | None
@@ -115,7 +116,7 @@ def make_problem(config: Any, name: str) -> Problem:
         ])  # fmt: skip
     kinds = tuple(kind.replace(" ", "_") for kind in prompts.kind_names)
     return Problem(
-        language, sequences, batch_size, test, log_weights, reference, held_out, prompts, jnp.asarray(rows),
+        name, language, sequences, batch_size, test, log_weights, reference, held_out, prompts, jnp.asarray(rows),
         completions, kinds,
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments._rule_extrapolation.groups import Arm, Group
 from experiments._rule_extrapolation.problem import Problem
+from experiments._rule_extrapolation.rows import MATCHED_ONLY
 
 MASSES = ("mass_both", "mass_r1_only", "mass_r2_only", "mass_neither")
 
@@ -22,7 +23,7 @@ def chosen(kl: np.ndarray, *, match: float) -> dict[str, int | None]:
 
 
 def rows(
-    config: Any, problem: Problem, group: Group, trained: dict[str, Any], flatness: dict[str, Any]
+    config: Any, problem: Problem, group: Group, trained: dict[str, Any], measured: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """One row a network and selection."""
     seen, seeds = trained["seen"], group.seeds
@@ -50,14 +51,8 @@ def rows(
             ):  # fmt: skip
                 row |= {f"{column}_{kind}": float(v) for kind, v in zip(problem.kinds, values, strict=True)}
             row |= {name: float(seen.mass[c, r, i]) for i, name in enumerate(MASSES)}
-            matched = selection == "matched" and bool(flatness)
-            row |= {
-                column: float(flatness[name][r]) if matched else None
-                for column, name in (
-                    ("sharpness_trace", "trace"), ("sharpness_adaptive", "adaptive"),
-                    ("gaussian_scale", "gaussian_scale"), ("row_agreement", "row_agreement"),
-                )
-            }  # fmt: skip
+            matched = selection == "matched"
+            row |= {name: float(measured[name][r]) if matched and name in measured else None for name in MATCHED_ONLY}
             row |= {
                 "seconds": float(trained["seconds"]) / group.size,
                 "flag": None if np.isfinite(kl[c]) else "diverged",

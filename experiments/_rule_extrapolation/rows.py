@@ -30,6 +30,12 @@ MEASURES = {
 BY_KIND = ("ood_r1", "ood_r1_unconditional", "finished")
 """Columns that a row also has by prompt class, such as `finished_balanced`."""
 
+MATCHED_ONLY = (
+    "sharpness_trace", "sharpness_adaptive", "gaussian_scale", "row_agreement", "endless", "follows_oracle",
+    "follows_stop", "follows_append_b", "follows_adversarial", "endless_after_a", "append_b_after_b",
+)  # fmt: skip
+"""Columns of the rows at matched loss alone, see `measuring`."""
+
 _TEXT, _INTEGER = runs.Field("text"), runs.Field("integer")
 # A diverged network has no loss, a completion that never ends no rule, and only matched networks a sharpness.
 _MEASURED = runs.Field("number", nullable=True)
@@ -41,7 +47,7 @@ FIELDS: dict[str, runs.Field] = {
     **dict.fromkeys(("loss", "kl_per_sequence", "held_out_nats", "id_r1", "id_finished"), _MEASURED),
     **dict.fromkeys(("ood_r1", "ood_r1_unconditional"), _MEASURED),
     **dict.fromkeys(("ood_r2_completion", "ood_r2_completion_unconditional", "finished"), _MEASURED),
-    **dict.fromkeys(("sharpness_trace", "sharpness_adaptive", "gaussian_scale", "row_agreement"), _MEASURED),
+    **dict.fromkeys(MATCHED_ONLY, _MEASURED),
     "seconds": runs.Field("number"),
     "flag": runs.Field("text", nullable=True),
 }

@@ -23,11 +23,13 @@ class Finished(NamedTuple):
     Attributes:
         group: its `Group`.
         trained: what training left, see `Study.train`.
+        measuring: seconds that its measures took.
         history: trajectories of its arms.
     """
 
     group: Any
     trained: Mapping[str, Any]
+    measuring: float
     history: Mapping[Any, Mapping[str, np.ndarray]]
 
 
@@ -61,11 +63,12 @@ def draw(
 
 def text(
     config: Any, table: Sequence[Mapping[str, Any]], finished: Sequence[Finished], history: Mapping[Any, Any],
-    problems: Mapping[str, Problem], *, seconds: float,
+    problems: Mapping[str, Problem],
 ) -> str:  # fmt: skip
     """The text of summary.md."""
     made = runs.provenance()
     trained = sum(float(entry.trained["seconds"]) for entry in finished)
+    measuring = sum(entry.measuring for entry in finished)
     networks = sum(entry.group.size for entry in finished)
     share, first = runs.inside_share([entry.trained["timing"] for entry in finished])
     versions = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
@@ -84,10 +87,11 @@ def text(
 `python experiments/{runs.shown_command(made["command"])}`
 
 Strings up to {config.max_length} symbols, prompts of {config.prompt_length}; {config.steps:,} steps, evaluated every \
-{config.evaluate_every}; seeds {", ".join(map(str, config.seeds))}.{pinned} {seconds / 60:.1f} minutes on \
-{made["host"]["cpu_count"]} {made["device"]["platform"]} cores ({made["host"]["machine"]}), {trained:.0f} s of them \
-training {networks} networks ({3600 * networks / max(trained, 1e-9):.0f} an hour); of an interrupted run only the last \
-part is counted in the minutes. {100 * share:.1f} % of the loops' wall time was spent inside compiled code; the first \
+{config.evaluate_every}; seeds {", ".join(map(str, config.seeds))}.{pinned} \
+{(trained + measuring) / 60:.1f} minutes on {made["host"]["cpu_count"]} {made["device"]["platform"]} cores \
+({made["host"]["machine"]}): {trained:.0f} s of \
+training {networks} networks ({3600 * networks / max(trained, 1e-9):.0f} an hour), {measuring:.0f} s of measuring. \
+{100 * share:.1f} % of the loops' wall time was spent inside compiled code; the first \
 chunks, which compile, took {first:.0f} s and are not in that share. Finished {made["time"]}.
 
 {laws}
@@ -103,7 +107,7 @@ R1 counts completions that end (NaN where none does); unconditional counts the o
 
 def write(
     config: Any, directory: runs.RunDirectory, table: list[dict[str, Any]], finished: Sequence[Finished],
-    problems: Mapping[str, Problem], *, seconds: float,
+    problems: Mapping[str, Problem],
 ) -> None:  # fmt: skip
     """Results, figures and summary, and a table on the terminal."""
     directory.write_results(table, fields=FIELDS)
@@ -111,7 +115,7 @@ def write(
     for entry in finished:
         history |= entry.history
     draw(config, directory.figures, table, history, problems)
-    content = text(config, table, finished, history, problems, seconds=seconds)
+    content = text(config, table, finished, history, problems)
     write_file(directory.path / "summary.md", content.encode())
     selection = "matched" if any(row["selection"] == "matched" for row in table) else "last"
     runs.print_results(

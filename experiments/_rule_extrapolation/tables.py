@@ -83,11 +83,10 @@ def _selection_table(found: dict[Arm, list[Row]], labels: dict[Arm, dict[str, st
         ("step", "step", 0, 1), ("loss", "loss", 5, 1), ("kl_per_sequence", "KL nats", 3, 1),
         ("held_out_nats", "held out nats", 3, 1), ("id_r1", "ID R1 %", 1, 100), ("ood_r1", "OOD R1 %", 1, 100),
         ("ood_r1_unconditional", "unconditional %", 1, 100), ("ood_r2_completion", "R2 on completion %", 1, 100),
-        ("finished", "finished %", 1, 100), ("row_agreement", "same in other rows %", 1, 100),
+        ("finished", "finished %", 1, 100),
     )  # fmt: skip
     every = [row for own in found.values() for row in own]
-    some = lambda name: any(math.isfinite(value(row, name)) for row in every)  # noqa: E731
-    shown = [c for c in columns if c[0] not in ("held_out_nats", "row_agreement") or some(c[0])]
+    shown = [c for c in columns if c[0] != "held_out_nats" or any(math.isfinite(value(row, c[0])) for row in every)]
     lines = []
     for arm, label in labels.items():
         own = found.get(arm, [])
@@ -112,6 +111,24 @@ def _kind_tables(found: dict[Arm, list[Row]], labels: dict[Arm, dict[str, str]])
                 }
                 lines.append({**labels[arm], "prompts": kind.replace("_", " "), "seeds": str(len(found[arm])), **cells})
     return _table(lines) if lines else ""
+
+
+def _behaviour_table(found: dict[Arm, list[Row]], labels: dict[Arm, dict[str, str]]) -> str:
+    """One line an arm: which extension its completions are, symbol by symbol."""
+    lines = [
+        {**labels[arm], "seeds": str(len(own)),
+         **{title: _cell((value(row, name) for row in own), 1, factor=100) for name, title in _BEHAVIOUR.items()}}
+        for arm, own in found.items()
+        if any(math.isfinite(value(row, "endless")) for row in own)
+    ]  # fmt: skip
+    return _table(lines) if lines else ""
+
+
+_BEHAVIOUR = {
+    "follows_oracle": "E1 balance %", "follows_stop": "E2 stop %", "follows_append_b": "E3 append b's %",
+    "follows_adversarial": "E4 one too many %", "endless": "no end %", "endless_after_a": "no end, of those after a %",
+    "append_b_after_b": "E3, of those after b %", "row_agreement": "same in other rows %",
+}  # fmt: skip
 
 
 def _band_table(history: History, bands: Sequence[float]) -> str:
@@ -258,6 +275,16 @@ def markdown(rows: Sequence[Row], history: History, *, bands: Sequence[float] = 
                 "left out, and measures or accuracies that do not vary.\n",
                 table,
             ]  # fmt: skip
+    if table := _behaviour_table(chosen["matched"], labels):
+        parts += [
+            "## What completions are: matched loss\n",
+            "Share of the OOD prompts whose greedy completion is exactly that of an extension, EOS included: E1 makes "
+            "the counts equal, E2 stops at once, E3 appends the b's that are missing and stops where none is, E4 adds "
+            "one symbol too many. They agree on some prompts, so a line can exceed 100 %. After a and after b: of the "
+            "prompts that end in it. Same in other rows: completions that stay when the prompts trade rows of the "
+            "batch.\n",
+            table,
+        ]
     for selection in ("matched", "best"):
         if table := _kind_tables(chosen[selection], labels):
             parts += [f"## By class of the prompt: {SELECTIONS[selection].lower()}\n", table]

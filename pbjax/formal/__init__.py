@@ -9,7 +9,7 @@ A prompt of probability zero may be continued in any way at no cost in test loss
 from pbjax.formal import languages
 from pbjax.formal.decoding import decode
 from pbjax.formal.evaluation import Evaluation, evaluate_loss
-from pbjax.formal.extensions import EXTENSIONS, extend, extension_r1, extension_r2_completion
+from pbjax.formal.extensions import EXTENSIONS, extend, extension_r1, extension_r2_completion, follows
 from pbjax.formal.metrics import (
     Metrics,
     Rates,
@@ -56,6 +56,7 @@ __all__ = [
     "extend",
     "extension_r1",
     "extension_r2_completion",
+    "follows",
     "inverse_square_root",
     "languages",
     "make_training",

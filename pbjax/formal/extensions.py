@@ -86,6 +86,44 @@ def extend(prompts: Prompts, kind: str, *, max_length: int, key: jax.Array | Non
     return jnp.concatenate([tokens, completion.astype(jnp.int32)], axis=-1)
 
 
+def follows(prompts: Prompts, completed: Any, kind: str) -> jax.Array:
+    r"""Whether a completed prompt is what an extension makes of it, symbol by symbol and with its EOS.
+
+    Extensions agree on some prompts: "stop" and "append_b" wherever there are no more a's than b's, and "oracle" with
+    both where the prompt is balanced.
+
+    Args:
+        prompts: prompts over a and b, N of them, of p symbols.
+        completed: the prompts and what a model made of them, tokens `[N, t]` as `decode` returns them.
+        kind: which rule, one of `EXTENSIONS` but "iid".
+
+    Returns:
+        bool, shape `[N]`. A completion that is cut off before its EOS follows none.
+
+    Raises:
+        ValueError: for "iid", which says nothing certain, or an unknown kind; for another number of rows.
+
+    Example:
+        >>> from pbjax.formal.languages import AnBn
+        >>> from pbjax.formal.prompts import all_prompts
+        >>> prompts = all_prompts(AnBn(), length=2)
+        >>> follows(prompts, extend(prompts, "stop", max_length=8), "append_b").tolist()
+        [False, True, True, True]
+    """
+    _check_kind(kind)
+    if kind == "iid":
+        raise ValueError("kind = 'iid': its completions are drawn, so none of them is the one that it makes")
+    completed = jnp.asarray(completed, jnp.int32)
+    count, own = prompts.tokens.shape
+    if completed.ndim != 2 or completed.shape[0] != count or completed.shape[1] < own:
+        raise ValueError(
+            f"completed has shape {completed.shape}: it must hold the {count} prompts of {own} tokens first"
+        )
+    length = max(completed.shape[1], 2 * own + 2)
+    made = extend(prompts, kind, max_length=length - 2)
+    return jnp.all(jnp.pad(completed, ((0, 0), (0, length - completed.shape[1])), constant_values=PAD) == made, axis=1)
+
+
 def extension_r1(prompts: Prompts, kind: str) -> jax.Array:
     r"""Probability that an extension meets rule 1 of a^n b^n, for each prompt, in closed form.
 

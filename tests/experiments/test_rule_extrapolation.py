@@ -12,7 +12,7 @@ import pytest
 from configs.rule_extrapolation.smoke import config as smoke
 from experiments import rule_extrapolation
 from experiments._rule_extrapolation.groups import groups
-from experiments._rule_extrapolation.measuring import make_measure
+from experiments._rule_extrapolation.measuring import behaviour, make_measure
 from experiments._rule_extrapolation.problem import LANGUAGES, make_model, make_problem
 from experiments._rule_extrapolation.results import chosen
 from experiments._rule_extrapolation.training import init_replicas, make_training
@@ -97,8 +97,27 @@ def test_completions_change_with_the_row_only_where_rows_are_read(position):
     params = jax.vmap(model.init)(jax.random.split(jax.random.key(0), 2))
     # A small embedding, so that an untrained network hears the row above the symbols.
     params["Embedding"] = params["Embedding"] / 10
-    found = make_measure(config, problem, model)(params, jax.random.split(jax.random.key(1), 2)).row_agreement
+    found = make_measure(config, problem, model)(params, jax.random.split(jax.random.key(1), 2))["row_agreement"]
     assert np.all(found < 1) if position == "batch_row" else np.all(found == 1)
+
+
+@pytest.mark.parametrize("kind", ["oracle", "stop", "append_b", "adversarial"])
+def test_behaviour_of_a_network_that_is_an_extension(kind, monkeypatch):
+    """In place of a network: the extension itself, but prompts that end in a get a's without end."""
+    problem = make_problem(CONFIG, "anbn")
+    tokens = np.asarray(problem.prompts.tokens)
+    after_a, outside = tokens[:, -1] == 3, ~np.asarray(problem.prompts.in_distribution)
+    made = np.asarray(formal.extend(problem.prompts, kind, max_length=22)).copy()
+    made[after_a, tokens.shape[1] :] = 3
+    monkeypatch.setattr(formal, "decode", lambda *_, **__: jnp.asarray(made))
+    found = {name: float(value) for name, value in behaviour(CONFIG, problem, None, None).items()}
+    assert found["row_agreement"] == found["endless_after_a"] == 1
+    share_b = np.mean(~after_a[outside])
+    assert found["endless"] == pytest.approx(1 - share_b) and found[f"follows_{kind}"] == pytest.approx(share_b)
+    # Of the prompts that end in b: by E3 all; by E2 those without too few b's; by E1 those with as many; by E4 none.
+    more = np.asarray(formal.excess(tokens))[outside & ~after_a]
+    agree = {"append_b": more == more, "stop": more <= 0, "oracle": more >= 0, "adversarial": more > more}[kind]
+    assert found["append_b_after_b"] == pytest.approx(agree.mean())
 
 
 def test_selections():
@@ -121,6 +140,8 @@ def test_smoke_config_from_the_command_line_resumes_and_leaves_everything(tmp_pa
     for row in rows:
         assert row["step"] in (20, 40) and row["loss"] > 0 and 0 <= row["finished"] <= 1
         assert (row["sharpness_trace"] is not None) == (row["selection"] == "matched")
+        if row["selection"] == "matched":
+            assert row["endless"] == pytest.approx(1 - row["finished"]) and row["row_agreement"] == 1
         mass = sum(row[f"mass_{name}"] for name in ("both", "r1_only", "r2_only", "neither"))
         assert 0 < mass <= 1 + 1e-5
         assert math.isclose(row["ood_r1_unconditional"], row["finished"] * (row["ood_r1"] or 0.0), abs_tol=1e-6)

@@ -38,7 +38,7 @@ def make_row(own=None, seed=0, selection="matched", **changed):
         "finished": 0.5, **{f"ood_r1_{kind}": 0.8 for kind in KINDS},
         **{f"ood_r1_unconditional_{kind}": 0.4 for kind in KINDS}, **{f"finished_{kind}": 0.5 for kind in KINDS},
         "sharpness_trace": 10.0 + seed, "sharpness_adaptive": 1.0 + (seed * 7) % 3, "gaussian_scale": 0.01,
-        "row_agreement": None, "seconds": 1.0, "flag": None,
+        **dict.fromkeys(rows_module.MATCHED_ONLY[3:]), "seconds": 1.0, "flag": None,
     }  # fmt: skip
     return {**row, **changed}
 
@@ -215,9 +215,11 @@ def test_tables_by_hand():
     ]  # fmt: skip
     assert line_of(text, "Within loss bands", "0.3", "oracle")[2:7] == ["1 of 3", "300", "0.200", "60.0", "60.0–60.0"]
     assert line_of(text, "Within loss bands", "0.1", "oracle")[2:] == ["0 of 3", *["–"] * 6]
-    assert "same in other rows" not in text
-    agreeing = markdown(of_accuracies(row_agreement=(1.0, 0.5)), {})
-    assert line_of(agreeing, "Matched loss", "oracle")[-1] == "75.0 ± 35.4"
+    assert "What completions are" not in text
+    behaving = markdown(of_accuracies(endless=(0.5, 0.7), follows_stop=(0.0, NAN), row_agreement=(1.0, 0.5)), {})
+    assert line_of(behaving, "What completions are: matched loss", "oracle")[1:] == [
+        "2", "–", "0.0 (1 of 2)", "–", "–", "60.0 ± 14.1", "–", "–", "75.0 ± 35.4"
+    ]  # fmt: skip
     kind = line_of(text, "By class of the prompt: matched loss", "oracle", "balanced")
     assert kind[2:] == ["3", "80.0 ± 0.0", "40.0 ± 0.0", "30.0 ± 20.0"]
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pbjax.formal import all_prompts, excess, extend, extension_r1, extension_r2_completion
+from pbjax.formal import EXTENSIONS, all_prompts, excess, extend, extension_r1, extension_r2_completion, follows
 from pbjax.formal.languages import AnBn, AnBnCn, BThenEvenAs, Dyck, EvenAs, Interleaved
 from pbjax.formal.vocabulary import PAD, SOS
 
@@ -131,6 +131,21 @@ def test_extension_against_its_definition(kind):
     np.testing.assert_array_equal(traced, sequences)
 
 
+@pytest.mark.parametrize("kind", ["oracle", "stop", "append_b", "adversarial"])
+def test_who_follows_an_extension(kind):
+    """Each follows itself, and another exactly where both write the same; a missing EOS or one symbol is noticed."""
+    prompts = all_prompts(LANGUAGE, length=6)
+    texts = {other: [expected_extension(x, other) for x in strings(LANGUAGE, prompts)] for other in EXTENSIONS[:4]}
+    for other in EXTENSIONS[:4]:
+        made = extend(prompts, other, max_length=16)
+        same = [x == y for x, y in zip(texts[kind], texts[other], strict=True)]
+        np.testing.assert_array_equal(jax.jit(lambda made: follows(prompts, made, kind))(made), same)
+    made = np.asarray(extend(prompts, kind, max_length=13))  # as short as the longest of them
+    assert follows(prompts, made, kind).all()
+    assert not follows(prompts, np.where(made == 1, PAD, made), kind).any()
+    assert not follows(prompts, np.where(made == 1, 3, made), kind).any()
+
+
 def test_iid_extension_is_uniform_over_a_b_and_the_end():
     """Frequencies within 5 standard errors of 1/3 (a right one fails with probability below 1e-6); PAD after EOS."""
     prompts = all_prompts(LANGUAGE, length=2)
@@ -191,6 +206,10 @@ def test_refusals():
         extend(prompts, "stop", max_length=3)
     with pytest.raises(ValueError, match="strings of a and b"):
         extend(all_prompts(AnBnCn(), length=3), "oracle", max_length=16)
+    with pytest.raises(ValueError, match="kind = 'iid'"):
+        follows(prompts, prompts.tokens, "iid")
+    with pytest.raises(ValueError, match=r"completed has shape \(3, 5\): it must hold the 16 prompts"):
+        follows(prompts, prompts.tokens[:3], "stop")
     for call in (extension_r2_completion, lambda kind: extension_r1(prompts, kind)):
         with pytest.raises(ValueError, match="kind = 'random'"):
             call("random")
