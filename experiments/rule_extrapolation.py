@@ -1,8 +1,8 @@
 """Do language models of equal test loss behave alike on prompts that their language never shows? They need not.
 
-Networks learn a^n b^n (or another formal language) by maximum likelihood, or with a completion loss on prompts of
-probability zero that teaches them to keep rule 1 there (oracle) or to break it (adversarial); all these agree with the
-same law of the data. Loss and rules are followed over training, and networks compared at matched loss.
+Networks learn a^n b^n (or another formal language, by maximum likelihood alone), or learn it with a completion loss on
+prompts of probability zero that teaches them to keep rule 1 there (oracle) or to break it (adversarial); all these
+agree with the same law of the data. Loss and rules are followed over training, and networks compared at matched loss.
 
     python experiments/rule_extrapolation.py --config small
     python experiments/rule_extrapolation.py --config positions --seeds 0 1 2 3
@@ -96,6 +96,8 @@ def run(config: Any, out: Path) -> None:
     """The whole study in one run directory; groups that an earlier process finished are read, not computed."""
     study = Study(config)
     planned = list(groups(config))
+    for group in planned:  # what cannot be trained is refused before anything is written
+        make_training(config, study.problems[group.arms[0].language], study.model(group), group)
     with runs.RunDirectory(out, experiment=NAME, config=config) as directory:
         work = {group.name: config.steps // config.evaluate_every * group.size for group in planned}
         if config.log_level != "quiet":

@@ -12,7 +12,8 @@ ModelName = Literal["transformer", "lstm", "state_space", "linear"]
 Position = Literal["none", "sinusoidal", "learned", "rotary", "batch_row"]
 RegimeName = Literal["maximum_likelihood", "adversarial", "oracle"]
 OptimiserName = Literal["adamw", "sam", "asam", "random_sam"]
-LETTERS = ("anbn", "anbm", "anbnan")
+WITH_COMPLETIONS = ("anbn",)
+"""Languages whose rule 1 is the balance that the completions of the regimes keep or break."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,15 +27,16 @@ class RuleExtrapolation(RunOptions):
     held_out: tuple[int, ...] = ()
     """Values of n that training never sees, for the languages of counted blocks."""
     data: Literal["all", "sampled", "fresh"] = "all"
-    """all: each string once a batch where they are few; sampled: train_strings drawn once; fresh: new at each step."""
+    """all: every string in every batch, or as sampled where they are too many to list; sampled: batches from
+    train_strings drawn once; fresh: new ones at each step."""
     train_strings: int = 512
     """Strings of sampled data."""
     test_strings: int = 512
     """Strings, drawn once, that the loss is measured on where the language has too many to list."""
     batch_size: int = 128
-    """Strings a step of sampled and fresh data; all takes all of them."""
+    """Strings a step, save where data = all lists every string: then all of them."""
     prompt_length: int = 6
-    """Symbols of a prompt; all strings of this length are prompts."""
+    """Symbols of a prompt; all strings of this length are prompts (for brackets and b's then a's, those of a form)."""
     new_tokens: int | None = None
     """Tokens that a completion may have; by default max_length + 8."""
 
@@ -64,13 +66,13 @@ class RuleExtrapolation(RunOptions):
     """Dropout rate of the LSTM and of the state-space model."""
 
     regimes: tuple[RegimeName, ...] = ("maximum_likelihood", "adversarial", "oracle")
-    """Training regimes; other languages than those of a's and b's have maximum likelihood alone."""
+    """Training regimes; languages other than anbn have maximum likelihood alone."""
     completion_weight: float = 1.0
     """Weight of the loss on completions of out-of-distribution prompts, in the adversarial and oracle regimes."""
     skip_first: bool = False
     """Leave the first token after the prompt untrained, as the public code does."""
     pin: float | None = None
-    """Divergence from the data law, in nats a sequence, at which all regimes are held; by default it is minimised."""
+    """Divergence from the data law, in nats a sequence, near which all regimes are held; by default it is minimised."""
     pin_weight: float = 1.0
     """Weight of the square that holds it."""
 
@@ -143,4 +145,17 @@ class RuleExtrapolation(RunOptions):
         require(list(bands) == sorted(set(bands), reverse=True), f"bands = {bands}: give the greatest first, each once")
         for name in self.optimisers:
             require(name == "adamw" or self.radius.get(name, 0) > 0, f"radius: {name} needs a positive one")
+        require(
+            self.pin is None or self.data == "all",
+            f"data = {self.data!r}: a pin holds the divergence of whole batches of every string; leave data at 'all'",
+        )
+        require(self.class_length <= 12, f"class_length = {self.class_length}: must be at most 12 (8,190 strings)")
+        require(
+            "maximum_likelihood" in self.regimes or not set(WITH_COMPLETIONS).isdisjoint(self.languages),
+            f"regimes = {self.regimes}: {', '.join(self.languages)} has maximum_likelihood alone",
+        )
+        require(
+            "rotary" not in self.positions or (self.width // self.heads) % 2 == 0,
+            f"width / heads = {self.width // self.heads}: rotary positions need heads of even width",
+        )
         require(self.width % self.heads == 0, f"heads = {self.heads}: must divide width = {self.width}")

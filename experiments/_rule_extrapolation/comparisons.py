@@ -14,14 +14,14 @@ ORDER = (("oracle", "maximum_likelihood"), ("maximum_likelihood", "adversarial")
 """What is claimed of accuracies at matched loss: the first of a pair is greater."""
 
 
-def differences(history: History, bands: Sequence[float]) -> list[dict[str, Any]]:
+def differences(history: History, bands: Sequence[float | None]) -> list[dict[str, Any]]:
     """Oracle minus maximum likelihood and maximum likelihood minus adversarial, at matched loss.
 
     Each seed counts at its first evaluation within a band. Holm's correction runs over all lines of one accuracy.
 
     Args:
       history: arm -> `step` [C] and [S seeds, C evaluations]: `kl_per_sequence`, `ood_r1`, `ood_r1_unconditional`.
-      bands: nats a sequence.
+      bands: nats a sequence; None for the end of training.
 
     Returns:
       Rows with band, setting, greater, lesser (regimes), column, test (of `runs.difference_of_means`) and p_holm; only
@@ -80,7 +80,7 @@ def against_first(history: History, bands: Sequence[float]) -> list[dict[str, An
 
 
 def _tests(
-    history: History, bands: Sequence[float], pairs: Sequence[tuple[dict[str, Any], Any, Any]]
+    history: History, bands: Sequence[float | None], pairs: Sequence[tuple[dict[str, Any], Any, Any]]
 ) -> list[dict[str, Any]]:
     """A row for each accuracy, band and pair (what it is called, an arm, and the arm that is taken from it)."""
     found = []

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from configs.rule_extrapolation._schema import LETTERS
+from configs.rule_extrapolation._schema import WITH_COMPLETIONS
 
 
 class Arm(NamedTuple):
@@ -59,7 +59,9 @@ def groups(config: Any) -> Iterator[Group]:
     for language, model, optimiser in itertools.product(config.languages, config.models, config.optimisers):
         positions = config.positions if model == "transformer" else ("none",)
         for position in positions:
-            own = [regime for regime in config.regimes if regime == "maximum_likelihood" or language in LETTERS]
+            own = [
+                regime for regime in config.regimes if regime == "maximum_likelihood" or language in WITH_COMPLETIONS
+            ]
             plain = [regime for regime in own if regime == "maximum_likelihood"]
             others = [regime for regime in own if regime != "maximum_likelihood"]
             for chosen, used in ((plain, seeds), (others, other_seeds)):

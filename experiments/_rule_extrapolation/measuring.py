@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from configs.rule_extrapolation._schema import LETTERS
+from configs.rule_extrapolation._schema import WITH_COMPLETIONS
 from experiments._rule_extrapolation.problem import Problem, new_tokens
 from pbjax import formal, runs, sharpness
 from pbjax.models import LanguageModel
@@ -66,7 +66,7 @@ def behaviour(config: Any, problem: Problem, model: LanguageModel, params: Any) 
         "row_agreement": jnp.mean(jnp.all(made == traded, axis=1), where=outside),
         "endless": jnp.mean(endless, where=outside),
     }
-    if problem.name in LETTERS:
+    if problem.name in WITH_COMPLETIONS:
         follows = {kind: formal.follows(problem.prompts, made, kind) for kind in FOLLOWED}
         symbol = jnp.asarray(problem.prompts.tokens)[:, -1]
         a, b = problem.language.vocabulary.encode("ab")[1:3]

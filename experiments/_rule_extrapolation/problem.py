@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs.rule_extrapolation._schema import LETTERS
+from configs.rule_extrapolation._schema import WITH_COMPLETIONS
 from pbjax import formal, models
 from pbjax.formal import languages
 
@@ -86,7 +86,9 @@ def make_problem(config: Any, name: str) -> Problem:
     """All that the networks of a language share."""
     language = make_language(config, name, held_out=config.held_out)
     held_out = language.held_out().support() if config.held_out else None
-    few = name in BLOCKS and name != "anbm"
+    few = name in BLOCKS
+    if config.pin is not None and not few:
+        raise ValueError(f"pin = {config.pin}: {name} has too many strings to hold all in a batch; leave pin out")
     if config.data == "all" and few:
         sequences, batch_size = language.support(), None
     elif config.data == "fresh":
@@ -106,7 +108,7 @@ def make_problem(config: Any, name: str) -> Problem:
     inside = np.asarray(prompts.in_distribution)
     rows = np.where(inside, np.cumsum(inside) - 1, np.cumsum(~inside) - 1)
     completions = None
-    if name in LETTERS and set(config.regimes) != {"maximum_likelihood"}:
+    if name in WITH_COMPLETIONS and set(config.regimes) != {"maximum_likelihood"}:
         outside = prompts._replace(**{
             part: getattr(prompts, part)[~inside] for part in ("tokens", "in_distribution", "kind")
         })  # fmt: skip
@@ -122,8 +124,11 @@ def make_problem(config: Any, name: str) -> Problem:
 
 
 def longest_read(config: Any) -> int:
-    """Positions that a model must have: of the strings, and of the longest completion."""
-    return max(config.max_length + 1, config.prompt_length + new_tokens(config))
+    """Positions that a model must have: of the strings, of completions (of training, too), and of the rule classes."""
+    return max(
+        config.max_length + 1, config.prompt_length + new_tokens(config), 2 * config.prompt_length + 2,
+        config.class_length + 1,
+    )  # fmt: skip
 
 
 def make_model(config: Any, model: str, position: str, vocabulary_size: int) -> models.LanguageModel:

@@ -230,13 +230,13 @@ def first_within(kl_per_sequence: np.ndarray | Sequence[Sequence[float]], band: 
     return np.where(within.any(axis=1), within.argmax(axis=1), -1)
 
 
-def values_within(trajectories: Mapping[str, Any], name: str, band: float) -> np.ndarray:
-    """A number of each seed at its first evaluation within a loss band.
+def values_within(trajectories: Mapping[str, Any], name: str, band: float | None) -> np.ndarray:
+    """A number of each seed at its first evaluation within a loss band, or at its last evaluation.
 
     Args:
       trajectories: of one arm: `kl_per_sequence` [S, C] and others.
       name: which of them [S, C].
-      band: nats a sequence.
+      band: nats a sequence; None for the end of training.
 
     Returns:
       [S], NaN for a seed that never reaches the band.
@@ -245,6 +245,8 @@ def values_within(trajectories: Mapping[str, Any], name: str, band: float) -> np
       >>> values_within({"kl_per_sequence": [[2.0, 0.2]], "ood_r1": [[0.1, 0.6]]}, "ood_r1", 0.3)
       array([0.6])
     """
-    index = first_within(trajectories["kl_per_sequence"], band)
     values = np.asarray(trajectories[name], float)
+    if band is None:
+        return values[:, -1]
+    index = first_within(trajectories["kl_per_sequence"], band)
     return np.where(index < 0, np.nan, values[np.arange(len(values)), index])

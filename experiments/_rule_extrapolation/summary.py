@@ -13,7 +13,7 @@ from experiments._rule_extrapolation.problem import Problem
 from experiments._rule_extrapolation.rows import FIELDS, MEASURES, value
 from experiments._rule_extrapolation.tables import markdown
 from pbjax import runs
-from pbjax.formal import rule_class_mass
+from pbjax.formal import EXTENSIONS, extension_r1, rule_class_mass
 from pbjax.runs.atomic import write_file
 
 
@@ -38,6 +38,24 @@ def _exact_mass(problem: Problem, length: int) -> float:
     return float(rule_class_mass(language, language.log_prob, max_length=length).both)
 
 
+def _baselines(problems: Mapping[str, Problem]) -> str:
+    """What the closed-form extensions score on these prompts."""
+    if "anbn" not in problems:
+        return ""
+    prompts = problems["anbn"].prompts
+    outside = ~np.asarray(prompts.in_distribution)
+    r1 = {kind: np.asarray(extension_r1(prompts, kind)) for kind in EXTENSIONS}
+    scores = {kind: f"{100 * r1[kind][outside].mean():.2f} %" for kind in EXTENSIONS}
+    after_b = outside & (np.asarray(prompts.tokens)[:, -1] == problems["anbn"].language.vocabulary.encode("b")[1])
+    return (
+        f"\nR1 of the closed-form extensions on these OOD prompts of a^n b^n: {scores['oracle']} balance (E1), "
+        f"{scores['stop']} stop at once (E2), {scores['append_b']} append the b's that are missing (E3), "
+        f"{scores['adversarial']} one too many (E4), {scores['iid']} random symbols (E5); E3 on the {after_b.sum()} "
+        f"that end in b, no end on the others: {100 * r1['append_b'][after_b].mean():.2f} % of completions that end, "
+        f"{100 * np.sum(r1['append_b'] * after_b) / outside.sum():.2f} % of all.\n"
+    )
+
+
 def draw(
     config: Any, folder: Path, table: Sequence[Mapping[str, Any]], history: Mapping[Any, Any],
     problems: Mapping[str, Problem],
@@ -47,6 +65,8 @@ def draw(
         prefix = f"{name}_" if len(problems) > 1 else ""
         own = [row for row in table if row["language"] == name]
         paths = {arm: trajectories for arm, trajectories in history.items() if arm.language == name}
+        if not paths:
+            continue
         place: Callable[[str], Path] = lambda figure, prefix=prefix: folder / f"{prefix}{figure}.png"  # noqa: E731
         figures.loss_against_accuracy(paths, place("loss_against_accuracy"))
         figures.accuracy_within_bands(paths, place("accuracy_within_bands"), bands=config.bands)
@@ -80,26 +100,30 @@ def text(
         for name, problem in problems.items()
     )
     pinned = (
-        "" if config.pin is None else f" All regimes are held at {config.pin:g} nats a sequence above the data law."
+        "" if config.pin is None else f" All regimes are held near {config.pin:g} nats a sequence above the data law."
     )
+    others = config.completion_seeds
+    seeds = ", ".join(map(str, config.seeds))
+    seeds += "" if others is None else f" (of adversarial and oracle {', '.join(map(str, others))})"
+    cores = f"{made['host']['cpu_count']} cores" if made["device"]["platform"] == "cpu" else made["device"]["kind"]
     return f"""# rule_extrapolation, config {runs.config_hash(config)}
 
 `python experiments/{runs.shown_command(made["command"])}`
 
 Strings up to {config.max_length} symbols, prompts of {config.prompt_length}; {config.steps:,} steps, evaluated every \
-{config.evaluate_every}; seeds {", ".join(map(str, config.seeds))}.{pinned} \
-{(trained + measuring) / 60:.1f} minutes on {made["host"]["cpu_count"]} {made["device"]["platform"]} cores \
-({made["host"]["machine"]}): {trained:.0f} s of \
+{config.evaluate_every}; seeds {seeds}.{pinned} \
+{(trained + measuring) / 60:.1f} minutes on {cores} ({made["host"]["machine"]}): {trained:.0f} s of \
 training {networks} networks ({3600 * networks / max(trained, 1e-9):.0f} an hour), {measuring:.0f} s of measuring. \
 {100 * share:.1f} % of the loops' wall time was spent inside compiled code; the first \
 chunks, which compile, took {first:.0f} s and are not in that share. Finished {made["time"]}.
 
 {laws}
 
-A network is matched at the first evaluation whose KL to the data law is at most {config.match:g} nats a sequence. OOD \
-R1 counts completions that end (NaN where none does); unconditional counts the others as failures.
-
-{markdown(table, history, bands=config.bands)}
+A network is matched at the first evaluation whose KL to the data law is at most {config.match:g} nats a sequence. ID \
+and OOD R1 count completions that end (NaN where none does); unconditional counts the others as failures. A network \
+that does not end where it would break the rule scores higher in the first, so read it beside the second and finished.
+{_baselines(problems)}
+{markdown(table, history, bands=config.bands, pinned=config.pin is not None)}
 
 {versions}; commit {(made["git"] or {}).get("commit", "none")}.
 """

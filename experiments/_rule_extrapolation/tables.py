@@ -154,7 +154,7 @@ def _band_table(history: History, bands: Sequence[float]) -> str:
     return _table(lines)
 
 
-def _difference_table(history: History, bands: Sequence[float]) -> str:
+def _difference_table(history: History, bands: Sequence[float | None]) -> str:
     titles = names(by_setting(history))
     return _pair_table([
         ({**({"arm": titles[row["setting"]]} if len(titles) > 1 else {}),
@@ -177,7 +177,7 @@ def _pair_table(rows: Sequence[tuple[dict[str, str], dict[str, Any]]]) -> str:
     """One line for the two accuracies of a band and pair, which its first cells name."""
     lines: dict[tuple[Any, ...], dict[str, Any]] = {}
     for head, row in rows:
-        band = f"{row['band']:g}"
+        band = "end of training" if row["band"] is None else f"{row['band']:g}"
         cells = lines.setdefault(
             (band, *head.values()), {"KL at most": band, **head, **dict.fromkeys(_PAIR_COLUMNS, "–")}
         )
@@ -205,13 +205,16 @@ def _correlation_table(found: Sequence[dict[str, Any]], labels: dict[Arm, dict[s
     return _table(lines) if lines else ""
 
 
-def markdown(rows: Sequence[Row], history: History, *, bands: Sequence[float] = (0.7, 0.3, 0.1)) -> str:
+def markdown(
+    rows: Sequence[Row], history: History, *, bands: Sequence[float] = (0.7, 0.3, 0.1), pinned: bool = False
+) -> str:
     """The tables of summary.md.
 
     Args:
       rows: rows of results.
       history: arm -> trajectories, for what is compared at matched loss; where empty, that is left out.
       bands: nats a sequence from the law of the data, greatest first.
+      pinned: whether regimes are held at one divergence, so that they are compared at the end of training, too.
 
     Returns:
       Markdown with headings of level 2. Numbers are mean ± standard deviation over seeds.
@@ -246,15 +249,17 @@ def markdown(rows: Sequence[Row], history: History, *, bands: Sequence[float] = 
     if history:
         parts += [
             "## Within loss bands\n",
-            "Each seed at its first evaluation with a divergence (KL, nats a sequence) of at most the band.\n",
+            "Each seed at its first evaluation with a divergence (KL, nats a sequence) of at most the band; the "
+            "narrower the band, the more it is a choice of the seeds that come there.\n",
             _band_table(history, bands),
         ]
-        if table := _difference_table(history, bands):
+        if table := _difference_table(history, [*bands, None] if pinned else bands):
             parts += [
                 "## Order of the regimes at matched loss\n",
                 "Difference of means over seeds ± standard error; two-sided permutation test, which deals the seeds "
                 "out anew between two regimes, and Holm's correction over the lines of the table. Seeds that two "
-                "regimes share start from equal weights; the test makes no use of it.\n",
+                "regimes share start from equal weights; the test makes no use of it. Of three seeds a side the least "
+                "p is 0.1.\n",
                 table,
             ]  # fmt: skip
         if table := _setting_table(history, bands):

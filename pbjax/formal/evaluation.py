@@ -4,9 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from pbjax._checks import check_n
+from pbjax._checks import check_n, concrete
 from pbjax.formal._tokens import check_sequences
 from pbjax.formal.objectives import nats_per_sequence
 from pbjax.models import LanguageModel
@@ -52,7 +53,8 @@ def evaluate_loss(
         `Evaluation(loss, nats_per_sequence)`.
 
     Raises:
-        ValueError: shapes that disagree or tokens outside the vocabulary.
+        ValueError: shapes that disagree, tokens outside the vocabulary, or weights that are NaN, infinite or all zero;
+            under `jit` such weights give NaN.
 
     Example:
         >>> from pbjax.models import transformer
@@ -70,6 +72,13 @@ def evaluate_loss(
     if rows.shape != (count,) or log_weights.shape != (count,):
         raise ValueError(f"rows {rows.shape} and log_weights {log_weights.shape}: both must have shape ({count},)")
 
+    known = concrete(log_weights)
+    if known is not None and not (np.all(known < np.inf) and np.any(np.isfinite(known))):
+        raise ValueError(
+            f"log_weights go from {known.min()} to {known.max()}: none may be NaN or +inf, and one must be finite; "
+            "a law gives -inf to every string that it cannot give"
+        )
+
     def batch(at: tuple[jax.Array, jax.Array]) -> jax.Array:
         some, places = at
         return nats_per_sequence(model.apply(params, some[:, :-1], rows=places), some[:, 1:])
@@ -80,5 +89,5 @@ def evaluate_loss(
     nats = jax.lax.map(batch, (tokens[padded].reshape(-1, size, positions + 1), rows[padded].reshape(-1, size)))
     nats = nats.reshape(-1)[:count]
     weights = jax.nn.softmax(log_weights).astype(nats.dtype)
-    total = jnp.where(weights > 0, weights * nats, 0).sum()
+    total = jnp.where(weights == 0, 0, weights * nats).sum()
     return Evaluation(total / positions, total)

@@ -29,7 +29,7 @@ def extend(prompts: Prompts, kind: str, *, max_length: int, key: jax.Array | Non
 
     With d the number of a's less that of b's in a prompt:
 
-    * "oracle" (E1): |d| symbols of the kind that is missing, then EOS; rule 1 is met.
+    * "oracle" (E1): |d| symbols of the kind that is missing, then EOS; rule 1 of a^n b^n is met.
     * "stop" (E2): EOS at once.
     * "append_b" (E3): d b's where d is positive, then EOS.
     * "adversarial" (E4): |d| + 1 symbols of the kind that is missing (b's where none is), then EOS; one too many.
@@ -61,9 +61,7 @@ def extend(prompts: Prompts, kind: str, *, max_length: int, key: jax.Array | Non
     """
     _check_kind(kind)
     tokens = jnp.asarray(prompts.tokens, jnp.int32)
-    values = concrete(tokens)
-    if values is not None and np.any((values != SOS) & (values != _A) & (values != _B)):
-        raise ValueError(f"a prompt holds token {values.max()}: extensions are defined for strings of a and b")
+    _check_letters(tokens)
     room = max_length + 2 - tokens.shape[-1]
     if room < 1:
         raise ValueError(f"max_length = {max_length}: the prompts alone have {tokens.shape[-1] - 1} symbols")
@@ -141,7 +139,7 @@ def extension_r1(prompts: Prompts, kind: str) -> jax.Array:
         Probabilities, shape `[N]`, without a limit on the length. Their mean over prompts is the expected accuracy.
 
     Raises:
-        ValueError: for an unknown kind.
+        ValueError: for an unknown kind or other symbols than a and b.
 
     Example:
         >>> from pbjax.formal.languages import AnBn
@@ -152,6 +150,7 @@ def extension_r1(prompts: Prompts, kind: str) -> jax.Array:
         [27.49, 62.95, 15.4]
     """
     _check_kind(kind)
+    _check_letters(prompts.tokens)
     more = excess(prompts.tokens)
     if kind == "iid":
         return ((3 - math.sqrt(5)) / 2) ** jnp.abs(more) / math.sqrt(5)
@@ -180,6 +179,12 @@ def extension_r2_completion(kind: str) -> float:
     """
     _check_kind(kind)
     return 0.75 if kind == "iid" else 1.0
+
+
+def _check_letters(tokens: Any) -> None:
+    values = concrete(tokens)
+    if values is not None and np.any((values != SOS) & (values != _A) & (values != _B)):
+        raise ValueError(f"a prompt holds token {values.max()}: extensions are defined for strings of a and b")
 
 
 def _check_kind(kind: str) -> None:

@@ -18,14 +18,16 @@ from pbjax.formal.vocabulary import EOS
 class Rates(NamedTuple):
     """Shares of completions, all of the same shape.
 
-    Those without a suffix are conditional on finishing (what the papers report) and NaN where no completion finished;
+    Those without a suffix are conditional on finishing (as the papers report; the first one's code also wants no a or b
+    behind the end, which `decode` never writes) and NaN where no completion finished;
     `*_unconditional` counts an unfinished completion as a failure, so that it is `finished` times the other.
 
     Attributes:
         finished: share that holds an EOS.
         r1: share of the finished ones whose whole string keeps rule 1.
         r2: the same for rule 2.
-        r2_completion: share of the finished ones that keep rule 2 behind the prompt, which itself may break it.
+        r2_completion: share of the finished ones that keep rule 2 behind the prompt, which itself may break it. The
+            empty completion keeps it in most languages, but not where rule 2 asks for a symbol, as in a^n b^n a^n.
         grammatical: share of the finished ones that are strings of the language.
         r1_unconditional: share that finished and keeps rule 1.
         r2_unconditional: the same for rule 2.

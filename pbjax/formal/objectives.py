@@ -62,7 +62,7 @@ def regime(
 
     "maximum_likelihood" has $w = 0$; "adversarial" and "oracle" add the loss on the set of completions of that name,
     $w$ = `completion_weight`. With a `pin` the likelihood gives way to the square that pins the divergence, $u = 0$ and
-    $v$ = `pin_weight`, in every regime: all of them then end at the same loss on the data.
+    $v$ = `pin_weight`, in every regime, which holds them near one divergence; how near, `pinned_loss` says.
 
     Args:
         name: "maximum_likelihood", "adversarial" or "oracle".
@@ -224,12 +224,12 @@ def pinned_loss(
 ) -> jax.Array:
     r"""Equal-loss steering, $w\,c + v\,(K - \kappa)^2$.
 
-    The square is zero at one level only, so training neither leaves the data law nor fits it better than the pin: every
-    regime stops at the same loss, and what differs between them is how they complete prompts of probability zero. At a
-    minimum with $w > 0$ the divergence stands above the pin by what the completions gain there,
-    $K - \kappa = w\,|dc/dK| / (2v)$ along the frontier of the two losses. A large $v$ makes that small but the
-    objective stiff, and far from the pin it drowns the completions: rather than raise $v$, start near the pin, with
-    `state._replace(regime=...)` after plain steps.
+    The square is zero at one level only, so training neither leaves the data law nor fits it better than the pin, and
+    what differs between regimes is how they complete prompts of probability zero. K must be that of the data law: on a
+    minibatch it is off by what the batch has drawn, so take the whole set. At a minimum with $w > 0$ the divergence
+    stands above the pin by what the completions gain there, $K - \kappa = w\,|dc/dK| / (2v)$ along the frontier of the
+    two losses. A large $v$ makes that small but the objective stiff, and far from the pin it drowns the completions:
+    rather than raise $v$, start near the pin, with `state._replace(regime=...)` after plain steps.
 
     Args:
         completion: $c$, loss on completions in nats a position.

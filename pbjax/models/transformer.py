@@ -136,6 +136,14 @@ def transformer(
             params["Positions"] = jax.random.normal(position_key, (max_positions, width), jnp.float32)
         return params | {f"Layer_{i}": _init_layer(layer_keys[i], width, feed_forward) for i in range(layers)}
 
+    def check_params(params: Any) -> None:
+        check_vocabulary(params, vocabulary_size)
+        count = sum(name.startswith("Layer_") for name in params)
+        if count != layers:
+            raise ValueError(f"params are of {count} layers: the model has {layers}")
+        if positions == "learned" and params["Positions"].shape[0] != max_positions:
+            raise ValueError(f"params have {params['Positions'].shape[0]} positions: the model has {max_positions}")
+
     def embed(params: Any, tokens: jax.Array, place: jax.Array, rows: jax.Array) -> jax.Array:
         """tokens [n, t] at places [t] -> [d, n, t]."""
         # A product, because the gradient of a look-up adds numbers into the table one by one.
@@ -168,7 +176,7 @@ def transformer(
         return channel_norm(layer["Norm_1"], hidden + drop(branch, dropout, second), epsilon=norm_epsilon)
 
     def apply(params: Any, tokens: Any, *, key: jax.Array | None = None, rows: Any = None) -> jax.Array:
-        check_vocabulary(params, vocabulary_size)
+        check_params(params)
         tokens = check_tokens(tokens, vocabulary_size=vocabulary_size, max_positions=limit)
         n, t = tokens.shape
         place, readable = jnp.arange(t, dtype=jnp.int32), tokens != pad
@@ -185,7 +193,7 @@ def transformer(
         return jnp.moveaxis(channel_dense(params["Dense_0"], hidden), 0, -1)
 
     def start(params: Any, rows: Any, length: int) -> TransformerCache:
-        check_vocabulary(params, vocabulary_size)
+        check_params(params)
         check_length(length, limit)
         rows = jnp.asarray(rows)
         shape = (layers, heads, width // heads, rows.shape[0], length)

@@ -13,7 +13,7 @@ from configs.rule_extrapolation.smoke import config as smoke
 from experiments import rule_extrapolation
 from experiments._rule_extrapolation.groups import groups
 from experiments._rule_extrapolation.measuring import behaviour, make_measure
-from experiments._rule_extrapolation.problem import LANGUAGES, make_model, make_problem
+from experiments._rule_extrapolation.problem import LANGUAGES, longest_read, make_model, make_problem
 from experiments._rule_extrapolation.results import chosen
 from experiments._rule_extrapolation.training import init_replicas, make_training
 from pbjax import formal
@@ -73,6 +73,7 @@ def test_completions_are_those_of_the_prompts_out_of_distribution():
     np.testing.assert_array_equal(
         problem.completions[:, :, : CONFIG.prompt_length + 1], np.tile(problem.prompts.tokens[outside], (2, 1, 1))
     )
+    assert all(make_problem(CONFIG, name).completions is None for name in ("anbm", "anbnan"))
     equal = problem.language.rules["r1"](problem.completions)
     assert equal.all(axis=1).tolist() == [False, True] and not equal[0].any()
     # Rows are counted in and out of distribution apart.
@@ -165,6 +166,12 @@ def test_smoke_config_from_the_command_line_resumes_and_leaves_everything(tmp_pa
         (("--bands", "0.1", "0.5"), "give the greatest first"),
         (("--pin", "0"), "pin = 0.0: must be positive"),
         (("--held-out", "99"), "held_out = (99,): n goes from 1 to 8"),
+        (("--pin", "0.3", "--data", "fresh"), "data = 'fresh': a pin holds the divergence"),
+        (("--pin", "0.3", "--languages", "even_as"), "even_as has too many strings"),
+        (("--class-length", "20"), "class_length = 20: must be at most 12"),
+        (("--languages", "dyck", "--regimes", "oracle"), "dyck has maximum_likelihood alone"),
+        (("--positions", "rotary", "--width", "15"), "width / heads = 3: rotary positions need heads of even width"),
+        (("--learning-rate", "inf"), "rate = inf"),
     ],
 )
 def test_bad_input_gets_one_line(arguments, message, tmp_path, capsys):
@@ -173,6 +180,17 @@ def test_bad_input_gets_one_line(arguments, message, tmp_path, capsys):
     assert stopped.value.code == 2
     said = capsys.readouterr().err.strip()
     assert message in said and "\n" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_positions_suffice_for_whatever_is_read():
+    """Completions that are trained on, and strings of the rule classes, may be longer than what is decoded."""
+    config = dataclasses.replace(CONFIG, positions=("learned",), max_length=8, prompt_length=7, new_tokens=1)
+    problem = make_problem(config, "anbn")
+    model = make_model(config, "transformer", "learned", problem.language.vocabulary.size)
+    for group in groups(config):
+        make_training(config, problem, model, group)
+    assert longest_read(dataclasses.replace(CONFIG, max_length=4, prompt_length=1, new_tokens=1, class_length=8)) == 9
 
 
 def test_every_named_config_is_there():

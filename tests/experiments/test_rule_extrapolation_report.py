@@ -106,6 +106,7 @@ def test_a_band_is_entered_at_the_first_evaluation_within_it():
     np.testing.assert_array_equal(values_within(own, "ood_r1", 0.3), [1, 7, NAN])
     np.testing.assert_array_equal(values_within(own, "kl_per_sequence", 0.25), [0.2, 0.1, NAN])
     assert first_within([[NAN, NAN]], 1.0).tolist() == [-1]
+    np.testing.assert_array_equal(values_within(own, "ood_r1", None), [3, 7, 9])  # the end of training
 
 
 def test_rows_are_by_arm_and_selection_and_a_double_is_refused():
@@ -132,6 +133,9 @@ def test_difference_of_regimes_by_enumeration():
     history = {arm(r): trajectory([[9, 0.2]] * len(v), [[0.5, x] for x in v]) for r, v in accuracies.items()}
     # A seed that never comes near takes no part, whatever its accuracy.
     history[arm("adversarial")] = trajectory([[9, 0.2], [9, 0.2], [9, 8]], [[0, 0.2], [0, 0.0], [1, 1]])
+    far = {own: {**h, "kl_per_sequence": np.full(h["ood_r1"].shape, 9.0)} for own, h in history.items()}
+    ends = differences(far, (0.3, None))
+    assert {row["band"] for row in ends} == {None} and ends[1]["test"].counts == (4, 3)
     found = differences(history, (0.3, 0.01))
     assert {row["band"] for row in found} == {0.3}
     first, second, *unconditional = found

@@ -118,6 +118,7 @@ def ill_formed(language, member):
         "no start": [PAD, *good[1:]],
         "start inside": [SOS, *good[:-1]],
         "padding inside": [SOS, PAD, *good[1:-1]],
+        "an unknown symbol inside": [SOS, 3 + len(language.symbols), *good[1:-1]],
         "empty": [SOS, EOS, *[PAD] * (end + 1)],
     }
 

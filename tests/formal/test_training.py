@@ -297,6 +297,17 @@ def test_a_sequence_of_weight_zero_does_not_count_even_where_its_loss_is_infinit
     np.testing.assert_allclose(evaluation.nats_per_sequence, 2 * math.log(4), rtol=1e-6)
 
 
+def test_weights_that_weigh_nothing_are_refused():
+    model, weights = leaky_sum(), {"all impossible": [-np.inf] * 2, "nan": [0.0, np.nan], "infinite": [0.0, np.inf]}
+    params = model.init(jax.random.key(0))
+    sequences = np.array([[SOS, B, EOS], [SOS, A, EOS]])
+    for log_weights in weights.values():
+        with pytest.raises(ValueError, match="none may be NaN or"):
+            evaluate_loss(model, params, sequences, log_weights=np.array(log_weights))
+        traced = jax.jit(lambda w: evaluate_loss(model, params, sequences, log_weights=w))(jnp.array(log_weights))
+        assert np.isnan(traced.loss)
+
+
 def make(**options):
     return make_training(leaky_sum(max_positions=7), optax.sgd(0.1), **{"sequences": SEQUENCES, **options})
 

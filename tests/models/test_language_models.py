@@ -306,6 +306,18 @@ def test_weights_of_another_vocabulary_are_refused(name):
         decode(model, params, jnp.zeros((1, 2), int), max_new=2)
 
 
+def test_weights_of_another_depth_or_length_are_refused():
+    params = shaken(transformer(5, layers=2, feed_forward=8, positions="learned", max_positions=6))
+    for model, message in (
+        (transformer(5, layers=1, feed_forward=8, positions="learned", max_positions=6), "params are of 2 layers"),
+        (transformer(5, layers=2, feed_forward=8, positions="learned", max_positions=9), "params have 6 positions"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.apply(params, jnp.zeros((1, 2), int))
+        with pytest.raises(ValueError, match=message):
+            model.start(params, jnp.arange(1), 2)
+
+
 @pytest.mark.parametrize("name", ["transformer, learned", "causal linear"])
 def test_sequences_and_caches_longer_than_the_model_are_refused(name):
     model = MODELS[name]()

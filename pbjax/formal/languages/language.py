@@ -106,7 +106,8 @@ class Language(ABC):
             return jnp.zeros(tokens.shape[:-1], bool)
         inside = before_end(tokens)[..., 1:]
         well_formed = (tokens[..., 0] == SOS) & jnp.any(tokens == EOS, axis=-1)
-        well_formed &= jnp.all(~inside | (tokens[..., 1:] >= FIRST_SYMBOL), axis=-1)
+        symbol = (tokens[..., 1:] >= FIRST_SYMBOL) & (tokens[..., 1:] < self.vocabulary.size)
+        well_formed &= jnp.all(~inside | symbol, axis=-1)
         return well_formed & self._is_string(tokens)
 
     def _is_string(self, tokens: jax.Array) -> jax.Array:
