@@ -231,8 +231,7 @@ def _estimate(
     mixture: Mixture, key: jax.Array, neighbour: Neighbour, length: int, count: int, method: str
 ) -> KLEstimate:
     if method == "forced":
-        keys = jax.random.split(key, count)
-        tokens, log_weight = jax.vmap(lambda key: _draw_forced(mixture, key, length, neighbour.symbols))(keys)
+        tokens, log_weight = _draw_forced(mixture, key, count, length, neighbour.symbols)
     else:
         tokens = sample_sequences(mixture, key, count=count, length=length).tokens
         log_weight = jnp.zeros(tokens.shape, jnp.result_type(float))
@@ -256,18 +255,22 @@ def _log_ratio(mixture: Mixture, tokens: jax.Array, neighbour: Neighbour) -> tup
     return own.sum(-1), jnp.where(changed, own - jnp.where(changed, other, 0), 0).sum(-1)
 
 
-def _draw_forced(mixture: Mixture, key: jax.Array, length: int, symbols: int) -> tuple[jax.Array, jax.Array]:
-    """Tokens `[length]` with the delimiter at all places of the format, and the log-weight before each, `[length]`."""
+def _draw_forced(
+    mixture: Mixture, key: jax.Array, count: int, length: int, symbols: int
+) -> tuple[jax.Array, jax.Array]:
+    """Tokens with the delimiter at all places of the format and the log-weight before each, both `[count, length]`."""
     logs = logs_of(mixture)
 
     def step(carry: tuple[jax.Array, jax.Array], place: Any) -> tuple[Any, Any]:
         belief, log_weight = carry
         position, key = place
-        law = law_of(logs, belief)
+        law = jax.vmap(partial(law_of, logs))(belief)
         forced = position % (symbols + 1) == symbols
         token = jnp.where(forced, mixture.delimiter, jax.random.categorical(key, law)).astype(jnp.int32)
-        after = log_weight + jnp.where(forced, jnp.take(law, mixture.delimiter), 0)
-        return (advance(logs, belief, token), after), (token, log_weight)
+        after = log_weight + jnp.where(forced, jnp.take(law, mixture.delimiter, axis=-1), 0)
+        return (jax.vmap(partial(advance, logs))(belief, token), after), (token, log_weight)
 
-    first = (start(logs), jnp.zeros((), jnp.result_type(float)))
-    return lax.scan(step, first, (jnp.arange(length), jax.random.split(key, length)))[1]
+    belief = start(logs)
+    first = (jnp.broadcast_to(belief, (count, *belief.shape)), jnp.zeros(count, belief.dtype))
+    _, (tokens, log_weight) = lax.scan(step, first, (jnp.arange(length), jax.random.split(key, length)))
+    return tokens.T, log_weight.T

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from pbjax._checks import check_n, check_range
 from pbjax.formal.hmm._enumeration import BATCH, number_of_strings, string_of
-from pbjax.formal.hmm.inference import check_symbols, draw_path, logs_of, read, taken
+from pbjax.formal.hmm.inference import check_symbols, draw_paths, logs_of, read, taken
 from pbjax.formal.hmm.model import Mixture, check_layout, check_mixture
 from pbjax.formal.hmm.neighbour import Neighbour, block_laws, check_neighbour, neighbour_law
 
@@ -212,9 +212,8 @@ def _draw(mixture: Mixture, key: jax.Array, concept: Any, count: int, examples: 
     if concept is None:
         concept = jax.random.categorical(concept_key, logs.prior, shape=(count,))
     concept = jnp.broadcast_to(jnp.asarray(concept, jnp.int32), (count,))
-    keys = jax.random.split(example_key, (count, examples + 1))
-    draw = jax.vmap(jax.vmap(lambda key, index: draw_path(logs, key, index, symbols), (0, None)))
-    drawn = _join(mixture, draw(keys, concept))
+    drawn = draw_paths(logs, example_key, jnp.repeat(concept, examples + 1), symbols)
+    drawn = _join(mixture, drawn.reshape(count, examples + 1, symbols))
     return LabelledPrompts(drawn[:, :-1], drawn[:, -1], concept)
 
 

@@ -148,8 +148,7 @@ def _draw(mixture: Mixture, key: jax.Array, count: int, length: int) -> Sequence
     concept_key, path_key = jax.random.split(key)
     logs = logs_of(mixture)
     concept = jax.random.categorical(concept_key, logs.prior, shape=(count,)).astype(jnp.int32)
-    keys = jax.random.split(path_key, count)
-    return Sequences(jax.vmap(lambda key, index: draw_path(logs, key, index, length))(keys, concept), concept)
+    return Sequences(draw_paths(logs, path_key, concept, length), concept)
 
 
 # What the other files of this room build on. They take checked mixtures and tokens.
@@ -160,17 +159,16 @@ def logs_of(mixture: Mixture) -> Logs:
     return Logs(*(jnp.log(jnp.asarray(part, jnp.result_type(float))) for part in mixture[:4]))
 
 
-def draw_path(logs: Logs, key: jax.Array, concept: Any, length: int) -> jax.Array:
-    """Symbols of one sequence of one concept from its first state on, int32 `[length]`."""
+def draw_paths(logs: Logs, key: jax.Array, concept: jax.Array, length: int) -> jax.Array:
+    """Symbols of one sequence for each of the concepts `[n]`, from its first state on, int32 `[n, length]`."""
     first_key, rest_key = jax.random.split(key)
 
-    def step(state: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        symbol_key, state_key = jax.random.split(key)
-        symbol = jax.random.categorical(symbol_key, logs.emission[concept, state]).astype(jnp.int32)
-        return jax.random.categorical(state_key, logs.transition[concept, state]), symbol
+    def step(state: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        symbol = jax.random.categorical(keys[0], logs.emission[concept, state]).astype(jnp.int32)
+        return jax.random.categorical(keys[1], logs.transition[concept, state]), symbol
 
     first = jax.random.categorical(first_key, logs.initial[concept])
-    return lax.scan(step, first, jax.random.split(rest_key, length))[1]
+    return lax.scan(step, first, jax.random.split(rest_key, (length, 2)))[1].T
 
 
 def start(logs: Logs) -> jax.Array:

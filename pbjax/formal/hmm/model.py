@@ -91,7 +91,8 @@ def random_mixture(
     properties: int = 4,
     vocabulary_size: int = 13,
     delimiter_probability: float = 0.1,
-    permutations: int = 2,
+    permutations: int = 3,
+    temperature: float = 0.1,
     stickiness: float = 0.9,
     smoothing: float = 0.02,
     noise: float = 0.05,
@@ -99,9 +100,9 @@ def random_mixture(
     r"""A random mixture in the manner of GINC: concepts differ in how properties follow each other, and in that alone.
 
     A state is an entity $e$ and a property $a$. Entities stay with probability `stickiness` and else are drawn anew;
-    the properties of concept $c$ move by a random convex combination of permutation matrices,
+    the properties of concept $c$ move by a random convex combination of permutation matrices, with u uniform in [0, 1],
 
-    $$A_c = (1 - \sigma) \sum_m w_{cm} \Pi_{cm} + \sigma / P.$$
+    $$A_c = (1 - \sigma) \sum_m w_{cm} \Pi_{cm} + \sigma / P, \qquad w_c = \mathrm{softmax}(u_c / \tau).$$
 
     A table shared by all concepts holds a symbol for every state. A state emits the delimiter, symbol 0, with a
     probability of its own from `delimiter_probability` × [1/2, 1]; else its symbol, or with probability `noise` any.
@@ -115,6 +116,7 @@ def random_mixture(
         vocabulary_size: number of symbols v with the delimiter, at least 3.
         delimiter_probability: largest probability of the delimiter in any state, in (0, 1).
         permutations: number of permutations that a concept mixes, at least 1.
+        temperature: tau, above 0; towards 0 a concept is one permutation.
         stickiness: probability that an entity stays, in [0, 1].
         smoothing: weight sigma of the uniform law in A_c, in [0, 1].
         noise: probability of a uniformly drawn symbol, in [0, 1].
@@ -138,9 +140,10 @@ def random_mixture(
         check_range(name, size, low=1, open_high=True, whole=True)
     check_range("vocabulary_size", vocabulary_size, low=3, open_high=True, whole=True)
     check_range("delimiter_probability", delimiter_probability, low=0, high=1, open_low=True, open_high=True)
+    check_range("temperature", temperature, low=0, open_low=True, open_high=True)
     for name, value in {"stickiness": stickiness, "smoothing": smoothing, "noise": noise}.items():
         check_unit_interval(name, value)
-    rates = (delimiter_probability, stickiness, smoothing, noise)
+    rates = (delimiter_probability, temperature, stickiness, smoothing, noise)
     return _random(key, (concepts, entities, properties, vocabulary_size, permutations), rates)
 
 
@@ -176,14 +179,13 @@ def delimiter_bound(mixture: Mixture) -> jax.Array:
 @partial(jax.jit, static_argnums=1)
 def _random(key: jax.Array, sizes: tuple[int, ...], rates: tuple[Any, ...]) -> Mixture:
     concepts, entities, properties, vocabulary_size, permutations = sizes
-    delimiter_probability, stickiness, smoothing, noise = rates
+    delimiter_probability, temperature, stickiness, smoothing, noise = rates
     states = entities * properties
     order_key, weight_key, table_key, delimiter_key = jax.random.split(key, 4)
     orders = jax.vmap(lambda key: jax.random.permutation(key, properties))(
         jax.random.split(order_key, concepts * permutations)
     ).reshape(concepts, permutations, properties)
-    weights = jax.random.exponential(weight_key, (concepts, permutations))
-    weights = weights / weights.sum(-1, keepdims=True)  # uniform over convex combinations
+    weights = jax.nn.softmax(jax.random.uniform(weight_key, (concepts, permutations)) / temperature)
     moves = jnp.einsum("cm,cmab->cab", weights, jax.nn.one_hot(orders, properties, dtype=weights.dtype))
     moves = (1 - smoothing) * moves + smoothing / properties
     stays = stickiness * jnp.eye(entities, dtype=moves.dtype) + (1 - stickiness) / entities
