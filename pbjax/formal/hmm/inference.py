@@ -85,7 +85,7 @@ def log_prob(model: HMM | Mixture, tokens: Any) -> jax.Array:
         0.2
     """
     mixture, tokens = _checked(model, tokens)
-    return taken(read(mixture, tokens)[0], tokens).sum(-1)
+    return _total(mixture, tokens)
 
 
 def log_concept_posterior(mixture: Mixture, tokens: Any) -> jax.Array:
@@ -149,6 +149,11 @@ def _draw(mixture: Mixture, key: jax.Array, count: int, length: int) -> Sequence
     logs = logs_of(mixture)
     concept = jax.random.categorical(concept_key, logs.prior, shape=(count,)).astype(jnp.int32)
     return Sequences(draw_paths(logs, path_key, concept, length), concept)
+
+
+@jax.jit
+def _total(mixture: Mixture, tokens: jax.Array) -> jax.Array:
+    return taken(read(mixture, tokens)[0], tokens).sum(-1)
 
 
 # What the other files of this room build on. They take checked mixtures and tokens.

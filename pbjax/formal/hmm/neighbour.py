@@ -97,6 +97,11 @@ def neighbour_log_prob(mixture: Mixture, tokens: Any, *, neighbour: Neighbour) -
         0.0644
     """
     tokens = _checked(mixture, tokens, neighbour)
+    return _total(mixture, tokens, neighbour)
+
+
+@jax.jit
+def _total(mixture: Mixture, tokens: jax.Array, neighbour: Neighbour) -> jax.Array:
     return taken(neighbour_law(mixture, tokens, neighbour), tokens).sum(-1)
 
 
@@ -114,6 +119,7 @@ def affected(mixture: Mixture, tokens: jax.Array, neighbour: Neighbour) -> jax.A
     return kept & (within == neighbour.symbols - 1) & enough
 
 
+@jax.jit
 def neighbour_law(mixture: Mixture, tokens: jax.Array, neighbour: Neighbour, law: jax.Array | None = None) -> jax.Array:
     """Laws of q_N after every prefix, `[..., t + 1, v]`; `law` are those of p, if they are known."""
     law = read(mixture, tokens)[0] if law is None else law
