@@ -148,12 +148,13 @@ def random_mixture(
 
 
 def delimiter_bound(mixture: Mixture) -> jax.Array:
-    r"""The smallest number that the states give for how probable the delimiter d can be, whatever came before.
+    r"""Bound rho on the probability of the delimiter d given any past, from one step of the models.
 
     $$\rho = \max_c \max\Bigl\{\sum_z \mu_c(z) B_c(z, d),\; \max_z \sum_{z'} A_c(z, z') B_c(z', d)\Bigr\}$$
 
     Given any past, p(d | past) is a mean of these terms: over concepts with their posterior, and over the last state
     with its law given past and concept (over the first state at position 0). No mean is above the largest term.
+    It is at most the largest probability of the delimiter in any state.
 
     Args:
         mixture: the models; concepts of prior zero count too.
