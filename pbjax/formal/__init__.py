@@ -3,10 +3,11 @@
 A prompt of probability zero may be continued in any way at no cost in test loss. `languages` has the exact laws,
 `all_prompts` the prompts, `extend` five ways to continue them, `completion_metrics` what a continuation keeps.
 `make_training` trains a language model on a law, on completions of prompts, or on both at a chosen loss; `decode` and
-`evaluate_loss` read it. `hmm` has mixtures of hidden Markov models, for in-context learning.
+`evaluate_loss` read it. `hmm` has mixtures of hidden Markov models, for in-context learning, `symmetries` maps of the
+parameters that leave a network's function as it is.
 """
 
-from pbjax.formal import hmm, languages
+from pbjax.formal import hmm, languages, symmetries
 from pbjax.formal.decoding import decode
 from pbjax.formal.evaluation import Evaluation, evaluate_loss
 from pbjax.formal.extensions import EXTENSIONS, extend, extension_r1, extension_r2_completion, follows
@@ -67,4 +68,5 @@ __all__ = [
     "rule_class_mass",
     "sequence_loss",
     "string_log_prob",
+    "symmetries",
 ]
