@@ -10,8 +10,8 @@ config = RuleExtrapolation(
     seeds=tuple(range(8)),
     replicas_at_once=8,
     steps=4000,
-    # The square pulls 2 v (KL - pin) as hard as one nat of the sequence; the likelihood alone, a mean over 33 positions,
-    # pulls 1/33. A weight of 1 or more drowns the completions, which are a mean over positions, too.
+    # The square pulls at the KL with 2 v (KL - pin), the likelihood, a mean over 33 positions, with 1/33: a weight of 1
+    # or more drowns the completions, which are a mean over positions, too.
     pin_weight=0.05,
     match=0.35,
     bands=(0.7, 0.35),
