@@ -38,6 +38,13 @@ def _exact_mass(problem: Problem, length: int) -> float:
     return float(rule_class_mass(language, language.log_prob, max_length=length).both)
 
 
+def _listed(seeds: Sequence[int]) -> str:
+    """All seeds, a long row of neighbours by its ends."""
+    if len(seeds) > 8 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))
+
+
 def _baselines(problems: Mapping[str, Problem]) -> str:
     """What the closed-form extensions score on these prompts."""
     if "anbn" not in problems:
@@ -103,8 +110,8 @@ def text(
         "" if config.pin is None else f" All regimes are held near {config.pin:g} nats a sequence above the data law."
     )
     others = config.completion_seeds
-    seeds = ", ".join(map(str, config.seeds))
-    seeds += "" if others is None else f" (of adversarial and oracle {', '.join(map(str, others))})"
+    seeds = _listed(config.seeds)
+    seeds += "" if others is None else f" (of adversarial and oracle {_listed(others)})"
     cores = f"{made['host']['cpu_count']} cores" if made["device"]["platform"] == "cpu" else made["device"]["kind"]
     return f"""# rule_extrapolation, config {runs.config_hash(config)}
 
