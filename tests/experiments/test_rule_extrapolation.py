@@ -12,7 +12,7 @@ import pytest
 from configs.rule_extrapolation.smoke import config as smoke
 from experiments import rule_extrapolation
 from experiments._rule_extrapolation.groups import groups
-from experiments._rule_extrapolation.measuring import behaviour, make_measure
+from experiments._rule_extrapolation.measuring import behaviour
 from experiments._rule_extrapolation.problem import LANGUAGES, longest_read, make_model, make_problem
 from experiments._rule_extrapolation.results import chosen
 from experiments._rule_extrapolation.training import init_replicas, make_training
@@ -92,13 +92,12 @@ def test_held_out_lengths_are_not_trained_on():
 
 @pytest.mark.parametrize("position", ["batch_row", pytest.param("rotary", marks=pytest.mark.slow)])
 def test_completions_change_with_the_row_only_where_rows_are_read(position):
-    config = dataclasses.replace(CONFIG, positions=(position,), sharpness_samples=2)
-    problem = make_problem(config, "anbn")
-    model = make_model(config, "transformer", position, problem.language.vocabulary.size)
+    problem = make_problem(CONFIG, "anbn")
+    model = make_model(CONFIG, "transformer", position, problem.language.vocabulary.size)
     params = jax.vmap(model.init)(jax.random.split(jax.random.key(0), 2))
     # A small embedding, so that an untrained network hears the row above the symbols.
     params["Embedding"] = params["Embedding"] / 10
-    found = make_measure(config, problem, model)(params, jax.random.split(jax.random.key(1), 2))["row_agreement"]
+    found = jax.vmap(lambda one: behaviour(CONFIG, problem, model, one)["row_agreement"])(params)
     assert np.all(found < 1) if position == "batch_row" else np.all(found == 1)
 
 
