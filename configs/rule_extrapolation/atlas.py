@@ -1,4 +1,4 @@
-"""A seed atlas: 256 networks by maximum likelihood, compared at matched loss (--max-length 64 on an accelerator).
+"""A seed atlas: 256 networks by maximum likelihood, compared at matched loss (an hour on one core).
 
 python experiments/rule_extrapolation.py --config atlas
 """

@@ -1,4 +1,4 @@
-"""SAM and ASAM against AdamW at matched loss, maximum likelihood, sixteen seeds.
+"""SAM and ASAM against AdamW at matched loss, maximum likelihood, sixteen seeds: half an hour on one core.
 
 python experiments/rule_extrapolation.py --config optimisers
 """

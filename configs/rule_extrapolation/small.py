@@ -1,4 +1,4 @@
-"""a^n b^n up to 32 symbols, three regimes and three seeds, no positions.
+"""a^n b^n up to 32 symbols, three regimes and three seeds, no positions: four minutes on 2 cores.
 
 python experiments/rule_extrapolation.py --config small
 """

@@ -1,4 +1,4 @@
-"""a^n b^n up to 32 symbols, three regimes and eight seeds, 6,000 steps.
+"""a^n b^n up to 32 symbols, three regimes and eight seeds, 6,000 steps: half an hour on one core.
 
 python experiments/rule_extrapolation.py --config small_full
 """
