@@ -1,4 +1,4 @@
-"""How much the row-indexed encoding matters: five position encodings, maximum likelihood, eight seeds: 15 minutes on one core.
+"""How much the row-indexed encoding matters: five position encodings, eight seeds: 15 minutes on one core.
 
 python experiments/rule_extrapolation.py --config positions
 """
