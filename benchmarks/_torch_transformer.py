@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pbjax.formal import PAD
+from pbjax.formal import EOS, PAD
 
 WIDTH, HEADS, LAYERS, DROPOUT, EPSILON, VOCABULARY = 10, 5, 5, 0.1, 6e-3, 5
 
@@ -75,17 +75,16 @@ def make_step(sequences: np.ndarray, *, feed_forward: int) -> Callable[[], float
     return step
 
 
-def decode(prompts: np.ndarray, *, new_tokens: int, feed_forward: int, params: Any) -> np.ndarray:
+def decode(prompts: np.ndarray, *, new_tokens: int, feed_forward: int) -> np.ndarray:
     """Greedy completions without a cache, a pass over the whole string for each token, as the public code makes them.
 
-    Of a model of the same shape; its own weights, so the tokens are not those of `params`. EOS is forbidden by
-    the output bias of `params`, which is taken over.
+    Of a model of the same shape with random weights, whose output bias forbids EOS.
     """
     import torch  # pyright: ignore[reportMissingImports]
 
     model = make_model(feed_forward).eval()
     with torch.no_grad():
-        model.output.bias.copy_(torch.from_numpy(np.array(params["Dense_0"]["bias"], np.float32)))
+        model.output.bias[EOS] = -1e9
         tokens = torch.from_numpy(prompts.astype(np.int64))
         for _ in range(new_tokens):
             new = model(tokens)[:, -1].argmax(-1, keepdim=True)

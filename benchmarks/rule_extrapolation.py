@@ -124,7 +124,7 @@ def decoding(options: Options) -> dict[str, Any]:
     seconds = {"cached": statistics.median(cached_times), "uncached": time.perf_counter() - begin}
     if peer.available():
         begin = time.perf_counter()
-        peer.decode(np.asarray(tokens), new_tokens=options.new_tokens, feed_forward=WIDTHS["published"], params=params)
+        peer.decode(np.asarray(tokens), new_tokens=options.new_tokens, feed_forward=WIDTHS["published"])
         seconds["torch_uncached"] = time.perf_counter() - begin
     agree = float(np.mean(np.asarray(made["cached"]) == np.asarray(made["uncached"])))
     return {

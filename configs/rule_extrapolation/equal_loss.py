@@ -1,6 +1,8 @@
 """Three regimes held near one divergence from the data law, eight seeds: compare them at the end of training.
 
 python experiments/rule_extrapolation.py --config equal_loss
+
+After these steps the networks are still on their way to the pin, see docs/results.
 """
 
 from configs.rule_extrapolation._schema import RuleExtrapolation
