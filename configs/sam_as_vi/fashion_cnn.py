@@ -1,4 +1,4 @@
-"""Fashion-MNIST at 14x14, two convolutions, all methods, four epochs, searched rates and radii: half an hour.
+"""Fashion-MNIST at 14x14, two convolutions, all methods, four epochs, searched rates and radii: a quarter of an hour.
 
 python experiments/sam_as_vi.py --config fashion_cnn --data-dir DATA
 """
