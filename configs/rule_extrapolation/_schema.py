@@ -74,7 +74,9 @@ class RuleExtrapolation(RunOptions):
     pin: float | None = None
     """Divergence from the data law, in nats a sequence, near which all regimes are held; by default it is minimised."""
     pin_weight: float = 1.0
-    """Weight of the square that holds it."""
+    """Its largest pull; that of maximum likelihood is one over the positions of a sequence."""
+    pin_width: float = 0.1
+    """Distance from the pin, in nats a sequence, within which the pull falls to nothing."""
 
     optimisers: tuple[OptimiserName, ...] = ("adamw",)
     """What steps are taken with; all end in AdamW."""
@@ -123,7 +125,7 @@ class RuleExtrapolation(RunOptions):
             feed_forward=1, layers=1, recurrent_width=1, recurrent_layers=1, warmup=1, steps=1, evaluate_every=1,
             replicas_at_once=1, class_length=0, sharpness_samples=2, weight_decay=0, completion_weight=0, pin_weight=0,
         )  # fmt: skip
-        require_positive(self, "learning_rate", "norm_epsilon", "match", "adaptive_radius", "scale_rise")
+        require_positive(self, "learning_rate", "norm_epsilon", "match", "pin_width", "adaptive_radius", "scale_rise")
         require_seeds(self)
         if self.completion_seeds is not None:
             require_seeds(self, name="completion_seeds")

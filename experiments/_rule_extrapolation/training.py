@@ -76,7 +76,8 @@ def init_replicas(config: Any, training: formal.Training, group: Group) -> tuple
     """Every replica at its start; a seed has the same weights and dropout in every regime."""
     regimes = [
         formal.regime(
-            arm.regime, completion_weight=config.completion_weight, pin=config.pin, pin_weight=config.pin_weight
+            arm.regime, completion_weight=config.completion_weight, pin=config.pin, pin_weight=config.pin_weight,
+            pin_width=config.pin_width,
         )
         for arm in group.arms
         for _ in group.seeds

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.typing import ArrayLike
 
 from pbjax._checks import check_range
@@ -31,16 +32,17 @@ COMPLETION_REGIMES = ("adversarial", "oracle")
 class Regime(NamedTuple):
     r"""Weights of one objective; numbers, so that replicas of one program can each have their own.
 
-    $$\text{objective} = u\,\ell + w\,c + v\,(K - \kappa)^2$$
+    $$\text{objective} = u\,\ell + w\,c + v\,H_\delta(K - \kappa)$$
 
-    with $\ell$ the loss on the data, $c$ the loss on completions and $K$ the divergence from the data law in nats a
-    sequence.
+    with $\ell$ the loss on the data, $c$ the loss on completions, $K$ the divergence from the data law in nats a
+    sequence and $H_\delta$ the pull of `pinned_loss`.
 
     Attributes:
         likelihood_weight: $u \ge 0$, float32 [].
         completion_weight: $w \ge 0$, float32 [].
         pin_weight: $v \ge 0$, float32 [].
         pin: $\kappa \ge 0$, nats a sequence, float32 [].
+        pin_width: $\delta > 0$, nats a sequence, float32 [].
         completions: which set of completions, int32 [].
     """
 
@@ -48,6 +50,7 @@ class Regime(NamedTuple):
     completion_weight: jax.Array
     pin_weight: jax.Array
     pin: jax.Array
+    pin_width: jax.Array
     completions: jax.Array
 
 
@@ -57,18 +60,20 @@ def regime(
     completion_weight: ArrayLike = 1.0,
     pin: ArrayLike | None = None,
     pin_weight: ArrayLike = 1.0,
+    pin_width: ArrayLike = 0.1,
 ) -> Regime:
     r"""The objective of a training regime by its name.
 
     "maximum_likelihood" has $w = 0$; "adversarial" and "oracle" add the loss on the set of completions of that name,
-    $w$ = `completion_weight`. With a `pin` the likelihood gives way to the square that pins the divergence, $u = 0$ and
-    $v$ = `pin_weight`, in every regime, which holds them near one divergence; how near, `pinned_loss` says.
+    $w$ = `completion_weight`. With a `pin` the likelihood gives way to a pull towards one divergence, $u = 0$ and
+    $v$ = `pin_weight`, in every regime, which holds them near it; how near, `pinned_loss` says.
 
     Args:
         name: "maximum_likelihood", "adversarial" or "oracle".
         completion_weight: $w \ge 0$; not read by maximum likelihood.
         pin: $\kappa \ge 0$, nats a sequence above the entropy of the data law, or None for no pin.
         pin_weight: $v \ge 0$; not read without a pin.
+        pin_width: $\delta > 0$, nats a sequence; not read without a pin.
 
     Returns:
         A `Regime` of scalars; `jax.tree.map(lambda *x: jnp.stack(x), *regimes)` makes one for replicas.
@@ -92,6 +97,7 @@ def regime(
         raise ValueError(f"regime {name!r} is unknown; choose one of {', '.join(known)}")
     check_range("completion_weight", completion_weight, low=0.0, open_high=True)
     check_range("pin_weight", pin_weight, low=0.0, open_high=True)
+    check_range("pin_width", pin_width, low=0.0, open_low=True, open_high=True)
     if pin is not None:
         check_range("pin", pin, low=0.0, open_high=True)
     plain = name == "maximum_likelihood"
@@ -100,6 +106,7 @@ def regime(
         completion_weight=jnp.asarray(0.0 if plain else completion_weight, jnp.float32),
         pin_weight=jnp.asarray(0.0 if pin is None else pin_weight, jnp.float32),
         pin=jnp.asarray(0.0 if pin is None else pin, jnp.float32),
+        pin_width=jnp.asarray(pin_width, jnp.float32),
         completions=jnp.asarray(0 if plain else COMPLETION_REGIMES.index(name), jnp.int32),
     )
 
@@ -221,42 +228,51 @@ def pinned_loss(
     pin: ArrayLike,
     completion_weight: ArrayLike = 1.0,
     pin_weight: ArrayLike = 1.0,
+    pin_width: ArrayLike = 0.1,
 ) -> jax.Array:
-    r"""Equal-loss steering, $w\,c + v\,(K - \kappa)^2$.
+    r"""Equal-loss steering, $w\,c + v\,H_\delta(K - \kappa)$ with a Huber function of unit slope.
 
-    The square is zero at one level only, so training neither leaves the data law nor fits it better than the pin, and
-    what differs between regimes is how they complete prompts of probability zero. K must be that of the data law: on a
-    minibatch it is off by what the batch has drawn, so take the whole set. At a minimum with $w > 0$ the divergence
-    stands above the pin by what the completions gain there, $K - \kappa = w\,|dc/dK| / (2v)$ along the frontier of the
-    two losses. A large $v$ makes that small but the objective stiff, and far from the pin it drowns the completions:
-    rather than raise $v$, start near the pin, with `state._replace(regime=...)` after plain steps.
+    $$H_\delta(g) = g^2 / (2\delta) \text{ for } |g| \le \delta, \qquad |g| - \delta / 2 \text{ beyond}$$
+
+    It is least at one level, so training neither leaves the data law nor fits it better than the pin, and what differs
+    between regimes is how they complete prompts of probability zero. Its pull is never above $v$, so completions are
+    heard far from the pin, and not below it until the pin is $\delta$ away, so the pin is reached; the pull of a square
+    is either too strong at the start of training or too weak at its end. K must be that of the data law: on a minibatch
+    it is off by what the batch has drawn, so take the whole set, and without dropout. At a minimum the divergence
+    stands above the pin by what the completions gain there, $K - \kappa = \delta\,w\,|dc/dK| / v$ along the frontier of
+    the two losses while that is below $\delta$; where completions gain more than $v$ a nat, no pin holds.
 
     Args:
         completion: $c$, loss on completions in nats a position.
         kl: $K$, nats a sequence above the entropy of the data law.
         pin: $\kappa \ge 0$, nats a sequence.
         completion_weight: $w \ge 0$.
-        pin_weight: $v \ge 0$.
+        pin_weight: $v \ge 0$, the largest pull; the mean over $t$ positions of maximum likelihood pulls with $1/t$.
+        pin_width: $\delta > 0$, nats a sequence, within which the pull falls to nothing.
 
     Returns:
         The objective, of the arguments' common shape.
 
     Raises:
-        ValueError: a pin or weight below 0.
+        ValueError: a pin or weight below 0, or a width that is not positive.
 
     Example:
-        >>> round(float(pinned_loss(0.3, 0.75, pin=0.25, completion_weight=2.0)), 6)
-        0.85
+        >>> round(float(pinned_loss(0.3, 0.75, pin=0.25, completion_weight=2.0)), 6)  # 0.6 + 0.5 - 0.05
+        1.05
 
     References:
         Ishida et al., "Do we need zero training loss after achieving zero training error?", ICML 2020: flooding,
-        |L - b| + b, has its minimum at a chosen level too.
+        |L - b| + b, has its minimum at a chosen level too. Huber, "Robust estimation of a location parameter", 1964.
     """
     check_range("pin", pin, low=0.0, open_high=True)
     check_range("completion_weight", completion_weight, low=0.0, open_high=True)
     check_range("pin_weight", pin_weight, low=0.0, open_high=True)
+    check_range("pin_width", pin_width, low=0.0, open_low=True, open_high=True)
     gap = jnp.asarray(kl) - jnp.asarray(pin)
-    return jnp.asarray(completion_weight * jnp.asarray(completion) + pin_weight * gap**2)
+    width = jnp.asarray(pin_width)
+    return jnp.asarray(
+        completion_weight * jnp.asarray(completion) + pin_weight * optax.losses.huber_loss(gap, delta=width) / width
+    )
 
 
 def _mean_over(losses: jax.Array, counted: jax.Array) -> jax.Array:

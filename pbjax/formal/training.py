@@ -16,13 +16,14 @@ from jax.typing import ArrayLike
 
 from pbjax._checks import check_n, check_range, concrete
 from pbjax.formal._batches import completion_batches, sequence_batches
-from pbjax.formal.objectives import Regime, completion_loss, nats_per_sequence, pinned_loss
+from pbjax.formal.objectives import COMPLETION_REGIMES, Regime, completion_loss, nats_per_sequence, pinned_loss
 from pbjax.formal.vocabulary import PAD
 from pbjax.models import LanguageModel
 
 __all__ = ["Training", "TrainingMetrics", "TrainingState", "inverse_square_root", "make_training"]
 
 Sequences = ArrayLike | Callable[[jax.Array], jax.Array]
+Penalty = Callable[[Any, jax.Array], jax.Array]
 
 
 class TrainingState(NamedTuple):
@@ -50,7 +51,7 @@ class TrainingMetrics(NamedTuple):
         objective: the weighted sum.
         loss: nats a position on the data.
         kl: nats a sequence on the data, minus the entropy that `make_training` was given.
-        completion: nats a position on the completions; 0 where there are none.
+        completion: nats a position on the completions, or the penalty; 0 where there is neither.
     """
 
     objective: jax.Array
@@ -112,18 +113,20 @@ def make_training(
     completion_batch_size: int | None = None,
     prompt_length: int | None = None,
     skip_first: bool = False,
+    penalty: Penalty | None = None,
     entropy: float = 0.0,
     include_padding: bool = True,
     shuffle_rows: bool = True,
     sequence_dropout: bool = True,
     pad: int = PAD,
 ) -> Training:
-    r"""Gradient steps on $u\,\ell + w\,c + v\,(K - \kappa)^2$, with the weights of each replica's `Regime`.
+    r"""Gradient steps on $u\,\ell + w\,c + v\,H_\delta(K - \kappa)$, with the weights of each replica's `Regime`.
 
     $\ell$ is `sequence_loss` on the sequences, $K$ their mean `nats_per_sequence` minus the entropy, $c$ is
     `completion_loss` on the regime's set of completions. A step is one batch of sequences and, with completions, one
     batch of these; without completions the second pass is not compiled, so train plain runs in a program of their own
-    where time matters.
+    where time matters. A `penalty` takes the place of $c$, with $w$ = `Regime.completion_weight` as its weight;
+    `state._replace(regime=...)` branches a trained state into continuations with and without it, on the same batches.
 
     A minibatch walks through a permutation of the set that is drawn anew each epoch; a last batch that is not full is
     left out. Models whose output depends on the row of the batch get a random order of the rows.
@@ -141,6 +144,8 @@ def make_training(
         completion_batch_size: completions a step, drawn without replacement; None is all n.
         prompt_length: symbols of a prompt without SOS; needed with completions.
         skip_first: leave the first token after the prompt untrained, as the public code does.
+        penalty: `penalty(params, key) -> scalar`, pure, in place of `completions`; its key is new at each step and the
+            same in replicas of equal keys. Nothing is drawn for it here, and `Regime.completions` is not read.
         entropy: of the data law, nats a sequence.
         include_padding: whether PAD targets count in $\ell$, $K$ and $c$.
         shuffle_rows: with the whole set in each batch, give its sequences random rows at each step.
@@ -152,8 +157,8 @@ def make_training(
         `Training(init, chunk)`; `jax.vmap` both over keys and stacked regimes.
 
     Raises:
-        ValueError: shapes, tokens or sizes that do not fit the model or each other; a regime that wants completions
-            which are not there.
+        ValueError: shapes, tokens or sizes that do not fit the model or each other; completions and a penalty, or a
+            penalty that is no scalar; a regime that wants completions which are not there.
 
     Example:
         >>> import math
@@ -175,6 +180,9 @@ def make_training(
     batch = sequence_batches(model, sequences, batch_size, shuffle_rows=shuffle_rows)
     num_sets = 0
     completion_batch = None
+    if penalty is not None:
+        _check_penalty(penalty, model, completions)
+        num_sets = len(COMPLETION_REGIMES)  # one penalty, whatever set the regime names
     if completions is not None:
         sets, completion_batch = completion_batches(model, completions, completion_batch_size)
         num_sets = sets.shape[0]
@@ -211,10 +219,14 @@ def make_training(
         def objective(params: Any) -> tuple[jax.Array, TrainingMetrics]:
             loss, nats = data_loss(params, *sequence_batch, keys[2])
             kl = nats - entropy
-            completion = jnp.zeros_like(loss) if others is None else completions_loss(params, *others, keys[3])
+            completion = jnp.zeros_like(loss)
+            if penalty is not None:
+                completion = jnp.asarray(penalty(params, keys[1]), loss.dtype)
+            elif others is not None:
+                completion = completions_loss(params, *others, keys[3])
             value = regime.likelihood_weight * loss + pinned_loss(
                 completion, kl, pin=regime.pin, completion_weight=regime.completion_weight,
-                pin_weight=regime.pin_weight,
+                pin_weight=regime.pin_weight, pin_width=regime.pin_width,
             )  # fmt: skip
             return value, TrainingMetrics(value, loss, kl, completion)
 
@@ -244,6 +256,15 @@ def make_training(
         return jax.lax.scan(one_step, state, None, length=num_steps)
 
     return Training(init, chunk)
+
+
+def _check_penalty(penalty: Penalty, model: LanguageModel, completions: Any) -> None:
+    if completions is not None:
+        raise ValueError("completions and a penalty: the penalty takes their place, leave one of them out")
+    key = jax.random.key(0)
+    shape = jax.eval_shape(penalty, jax.eval_shape(model.init, key), key).shape
+    if shape != ():
+        raise ValueError(f"penalty has shape {shape}: it must be one number, for example a mean")
 
 
 def _check_regime(regime: Regime, num_sets: int) -> None:

@@ -111,10 +111,13 @@ def test_the_first_token_after_the_prompt_is_target_m():
         np.testing.assert_array_equal(slopes > 0, np.array(expected, bool))
 
 
-def test_pinned_loss_has_its_minimum_at_the_pin_and_pulls_from_both_sides():
-    slope = jax.grad(lambda kl: pinned_loss(0.3, kl, pin=0.25, completion_weight=2.0, pin_weight=3.0))
-    np.testing.assert_allclose([slope(0.25), slope(0.5), slope(0.0)], [0.0, 1.5, -1.5], atol=1e-12)
-    np.testing.assert_allclose(pinned_loss(0.3, 0.75, pin=0.25, completion_weight=2.0, pin_weight=3.0), 0.6 + 0.75)
+def test_pinned_loss_has_its_minimum_at_the_pin_and_one_pull_far_from_it():
+    at = partial(pinned_loss, 0.3, pin=0.25, completion_weight=2.0, pin_weight=3.0, pin_width=0.2)
+    slope = jax.grad(at)
+    expected = [0.0, 1.5, -1.5, 3.0, 3.0, -3.0]
+    np.testing.assert_allclose([slope(kl) for kl in (0.25, 0.35, 0.15, 0.5, 100.0, 0.0)], expected, atol=1e-6)
+    np.testing.assert_allclose([at(0.35), at(1.25)], [0.6 + 3 * 0.1**2 / 0.4, 0.6 + 3 * 0.9], rtol=1e-6)
+    np.testing.assert_allclose(at(0.45 + 1e-7), at(0.45 - 1e-7), atol=1e-5)
 
 
 def test_schedule_at_its_landmarks():
