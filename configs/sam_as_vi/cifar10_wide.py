@@ -2,7 +2,7 @@
 
 python experiments/sam_as_vi.py --config cifar10_wide --data-dir DATA
 
---depth 28 --width 10 --limit 49040 --epochs 200 on an accelerator is the network that papers report; no run here is one.
+--depth 28 --width 10 --limit 49040 --epochs 200 on an accelerator is the network that papers report; this run is not.
 """
 
 import dataclasses

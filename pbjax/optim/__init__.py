@@ -25,6 +25,7 @@ from pbjax.optim.noise import standard_normal
 from pbjax.optim.own_loop import complete_grad_fn, perturbed_value_and_grad
 from pbjax.optim.perturbation import PerturbationMetrics, PerturbationState
 from pbjax.optim.posteriors import averaged_prediction, posterior
+from pbjax.optim.preconditioners import ShampooState, scale_by_shampoo, scale_by_squared_weights
 from pbjax.optim.random_sam import random_sam
 from pbjax.optim.sam import sam
 from pbjax.optim.scales import LearnedScale, ScaleUpdate, learned_scale, natural_gradient, reparametrised
@@ -36,11 +37,12 @@ from pbjax.optim.weight_perturbation import weight_perturbation
 
 __all__ = [
     "BsamState", "Combination", "Direction", "IvonState", "LearnedScale", "LookSAMState", "Member", "Metric",
-    "PerturbationMetrics", "PerturbationState", "ScaleUpdate", "VognState", "adaptive", "along_gradient",
-    "along_momentum", "asam", "at_random", "averaged_prediction", "away_from_mean", "bsam", "complete_grad_fn",
-    "euclidean", "filter_norm", "fisher", "fisher_sam", "friendly_sam", "gsam", "ivon", "learned_scale", "look_sam",
-    "m_sam", "mean_field", "mean_field_then_sam", "mix_sam", "mixture", "momentum_sam", "natural_gradient",
-    "norm_only", "perturbed_only", "perturbed_value_and_grad", "posterior", "radius_after_learning_rate",
-    "random_sam", "reparametrised", "sam", "sharpness_aware", "skip_nonfinite", "sparse", "sparse_sam",
-    "standard_normal", "surrogate_gap", "variational_sam", "vogn", "weight_perturbation", "weighted",
+    "PerturbationMetrics", "PerturbationState", "ScaleUpdate", "ShampooState", "VognState", "adaptive",
+    "along_gradient", "along_momentum", "asam", "at_random", "averaged_prediction", "away_from_mean", "bsam",
+    "complete_grad_fn", "euclidean", "filter_norm", "fisher", "fisher_sam", "friendly_sam", "gsam", "ivon",
+    "learned_scale", "look_sam", "m_sam", "mean_field", "mean_field_then_sam", "mix_sam", "mixture", "momentum_sam",
+    "natural_gradient", "norm_only", "perturbed_only", "perturbed_value_and_grad", "posterior",
+    "radius_after_learning_rate", "random_sam", "reparametrised", "sam", "scale_by_shampoo",
+    "scale_by_squared_weights", "sharpness_aware", "skip_nonfinite", "sparse", "sparse_sam", "standard_normal",
+    "surrogate_gap", "variational_sam", "vogn", "weight_perturbation", "weighted",
 ]  # fmt: skip
