@@ -1,4 +1,4 @@
-"""Six languages of the Chomsky hierarchy, four kinds of network, maximum likelihood, three seeds.
+"""Six languages of the Chomsky hierarchy, four kinds of network, maximum likelihood, three seeds: 22 minutes on a core.
 
 python experiments/rule_extrapolation.py --config chomsky
 
