@@ -50,6 +50,8 @@ class FineTuning(RunOptions):
     """c, powers of two above 1: scales of neurons lie in [1/c, c], singular values of the mixing matrices likewise."""
     methods: tuple[Method, ...] = ("sgd", "adamw")
     """What fine-tunes."""
+    trained: Literal["all", "feed_forward"] = "all"
+    """What fine-tuning moves: all parameters, or the two layers around the neurons that a rescaling changes."""
     highest_rate: dict[str, float] = dataclasses.field(default_factory=_highest_rates)
     """Greatest learning rate that is tried, by method (all LoRA ranks share one)."""
     precision: Literal["float32", "float64"] = "float64"
@@ -100,6 +102,10 @@ class FineTuning(RunOptions):
         require(
             "mixing" not in self.symmetries or self.width > self.heads,
             f"heads = {self.heads}: heads of one channel cannot be mixed; widen the network or leave mixing out",
+        )
+        require(
+            self.trained == "all" or not any(method.startswith("lora") for method in self.methods),
+            f"trained = {self.trained!r}: LoRA adapts the matrices of all layers; leave its methods out",
         )
         require(self.pretrain_steps % 10 == 0, f"pretrain_steps = {self.pretrain_steps}: must be a multiple of 10")
         for method in self.methods:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from experiments._fine_tuning.linearised import tangent_maps
+from experiments._fine_tuning.methods import make_method
 from experiments._fine_tuning.problem import CONTROL, NONE, Problem, arms, condition_number, divergence, prompt_logits
 from pbjax import formal, runs, sharpness
 from pbjax.formal import symmetries
@@ -55,12 +56,14 @@ def identical_at_one(config: Any, params: Any) -> bool:
 def curvature(config: Any, problem: Problem, params: Any, key: jax.Array) -> jax.Array:
     r"""Greatest eigenvalue of the Gauss-Newton matrix of the loss of fine-tuning, mean over positions.
 
-    By power iteration. It is that of $S^{1/2} J J^\top S^{1/2}$, with the tangent kernel $J J^\top$ of the logits and S
-    the covariance of the tokens that the softmax gives. Gradient descent on the linearised network is stable below the
-    rate 2 / top.
+    In what is trained, by power iteration. It is that of $S^{1/2} J J^\top S^{1/2}$, with the tangent kernel
+    $J J^\top$ of the logits and S the covariance of the tokens that the softmax gives. Gradient descent on the
+    linearised network is stable below the rate 2 / top.
     """
     tokens = problem.after.support()[:, :-1]
-    logits, forth, back = tangent_maps(lambda w: problem.model.apply(w, tokens), params)
+    method = make_method(config, "sgd")
+    trained = method.init(key, params)
+    logits, forth, back = tangent_maps(lambda w: problem.model.apply(method.merge(params, w), tokens), trained)
     probabilities = jax.nn.softmax(logits)
 
     def times(vector: Any) -> Any:
@@ -68,7 +71,7 @@ def curvature(config: Any, problem: Problem, params: Any, key: jax.Array) -> jax
         covered = probabilities * (moved - (probabilities * moved).sum(-1, keepdims=True))
         return back(covered / (covered.size / covered.shape[-1]))
 
-    flat, unravel = ravel_pytree(params)
+    flat, unravel = ravel_pytree(trained)
 
     def step(vector: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
         image = ravel_pytree(times(unravel(vector)))[0]

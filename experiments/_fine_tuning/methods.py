@@ -44,6 +44,8 @@ def make_method(config: Any, name: str) -> Method:
         "muon": lambda: optax.contrib.muon(1.0, muon_weight_dimension_numbers=_hidden_matrices),
         "shampoo": lambda: optax.chain(optim.scale_by_shampoo(), optax.sgd(1.0)),
     }[name]()
+    if config.trained == "feed_forward":
+        return Method(name, made, lambda key, params: feed_forward(params), merge_feed_forward)
     return Method(name, made, lambda key, params: params, lambda params, trained: trained)
 
 
@@ -61,6 +63,17 @@ def _hidden_matrices(params: Any) -> Any:
         return optax.contrib.MuonDimensionNumbers() if inside else None
 
     return jax.tree_util.tree_map_with_path(chosen, params)
+
+
+def feed_forward(params: Any) -> Any:
+    """The two dense layers around the neurons of each layer, `{layer: {"Dense_0", "Dense_1"}}`."""
+    layers = [name for name in params if name.startswith("Layer_")]
+    return {name: {part: params[name][part] for part in ("Dense_0", "Dense_1")} for name in layers}
+
+
+def merge_feed_forward(params: Any, trained: Any) -> Any:
+    """Parameters with these layers in place of their own."""
+    return params | {name: params[name] | parts for name, parts in trained.items()}
 
 
 def init_lora(key: jax.Array, params: Any, *, rank: int) -> Any:

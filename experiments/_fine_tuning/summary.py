@@ -15,6 +15,7 @@ from pbjax import runs
 from pbjax.runs.atomic import write_file
 
 Table = Sequence[Mapping[str, Any]]
+_TRAINED = {"all": "all parameters", "feed_forward": "the two layers around the ReLU neurons alone"}
 
 
 class Tuned(NamedTuple):
@@ -132,11 +133,11 @@ def text(
 
 Strings up to {config.max_length} symbols; pre-trained for {config.pretrain_steps:,} steps to {ended.mean():.3f} nats \
 a sequence above a^n b^n ({ended.min():.3f} to {ended.max():.3f}), where they are {starts.mean():.1f} nats from \
-a^n b^n a^n; fine-tuned to {config.target:g} nats; at most {config.cap_factor:g} times the steps of the network \
-without a map, and {config.max_steps:,}; seeds {", ".join(map(str, config.seeds))}; {config.rates} learning rates a \
-factor 2 apart; {config.precision}. {(seconds + rest) / 60:.1f} minutes on {cores} ({made["host"]["machine"]}); \
-{100 * share:.1f} % of the loops' wall time was spent inside compiled code; the first chunks, which compile, took \
-{first:.0f} s and are not in that share. Finished {made["time"]}.
+a^n b^n a^n; fine-tuned to {config.target:g} nats ({_TRAINED[config.trained]}); at most {config.cap_factor:g} times \
+the steps of the network without a map, and {config.max_steps:,}; seeds {", ".join(map(str, config.seeds))}; \
+{config.rates} learning rates a factor 2 apart; {config.precision}. {(seconds + rest) / 60:.1f} minutes on {cores} \
+({made["host"]["machine"]}); {100 * share:.1f} % of the loops' wall time was spent inside compiled code; the first \
+chunks, which compile, took {first:.0f} s and are not in that share. Finished {made["time"]}.
 
 ## Steps to the target
 
