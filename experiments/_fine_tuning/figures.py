@@ -12,7 +12,7 @@ import numpy as np
 from experiments._fine_tuning.problem import CONTROL, NONE, arms
 from experiments._fine_tuning.rows import POLICIES
 from experiments._fine_tuning.tuning import Outcome
-from pbjax.runs.figures import GREY, blank_figure, legend_below, save_png, tidy_axes
+from pbjax.runs.figures import GREY, blank_figure, legend_below, log_axis, save_png, tidy_axes
 
 COLOURS = {"tuned": "#1f77b4", "fixed": "#d62728"}
 STRENGTHS = ("#333333", "#1f77b4", "#2ca02c", "#ff7f0e", "#d62728", "#9467bd")
@@ -22,6 +22,12 @@ SHARPNESS = {
     "sharpness_adaptive": "adaptive: ball in |w|",
     "curvature_top": "curvature of the new task",
 }
+
+
+def _powers_of_two(axes: Any, strengths: Sequence[int]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(strengths)
+    axes.xaxis.set_major_formatter(lambda number, _: f"{number:g}")
 
 
 def _geometric(values: Sequence[float]) -> float:
@@ -63,10 +69,8 @@ def steps_against_strength(table: Sequence[Mapping[str, Any]], path: Path, *, sy
                     linestyle=":", label="network made linear, " + ("tuned" if policy == "tuned" else "rate of c = 1"),
                 )  # fmt: skip
         axes.set_title(method.replace("_", " "), fontsize=10)
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.set_xticks(sorted({row["strength"] for row in table}))
-        axes.xaxis.set_major_formatter(lambda number, _: f"{number:g}")
+        _powers_of_two(axes, sorted({row["strength"] for row in table}))
+        log_axis(axes, [max(row["steps_taken"], 1) for row in table], across=False)
         tidy_axes(axes)
     for axes in panels.flat[len(methods) :]:
         axes.set_visible(False)
@@ -100,8 +104,8 @@ def curves(config: Any, found: Mapping[str, Outcome], path: Path, *, symmetry: s
                 style = {"linestyle": "--", "linewidth": 2.5, "zorder": 3} if control else {"linewidth": 1.4}
                 axes.plot(steps[seen], curve[seen], color=colour, label=label, **style)
             axes.axhline(config.target, color=GREY, linewidth=0.8)
-            axes.set_xscale("log")
-            axes.set_yscale("log")
+            log_axis(axes, steps, across=True)
+            log_axis(axes, np.concatenate([one.curve.ravel() for one in found.values()]), across=False)
             tidy_axes(axes)
             if line == 0:
                 axes.set_title(method.replace("_", " "), fontsize=10)
@@ -119,6 +123,7 @@ def sharpness(table: Sequence[Mapping[str, Any]], path: Path) -> None:
     method, seeds = table[0]["method"], sorted({row["seed"] for row in table})
     figure = blank_figure(3.6 * len(symmetries) + 0.8, 3.6)
     panels = figure.subplots(1, len(symmetries), squeeze=False, sharey=True)[0]
+    drawn: list[float] = []
     for axes, symmetry in zip(panels, symmetries, strict=True):
         for (column, label), colour in zip(SHARPNESS.items(), STRENGTHS[1:], strict=False):
             own = {
@@ -130,12 +135,12 @@ def sharpness(table: Sequence[Mapping[str, Any]], path: Path) -> None:
             axes.plot(strengths, [_ratio(values) for values in ratios], color=colour, marker="o", label=label)
             for c, values in zip(strengths, ratios, strict=True):
                 axes.plot([c] * len(values), values, color=colour, marker="o", markersize=2.5, alpha=0.5, linestyle="")
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.set_xticks(strengths)
-        axes.xaxis.set_major_formatter(lambda number, _: f"{number:g}")
+        _powers_of_two(axes, strengths)
         axes.set_xlabel(f"c of {symmetry}")
         tidy_axes(axes)
+        drawn.extend(value for values in ratios for value in values)
+    for axes in panels:
+        log_axis(axes, [value for value in drawn if value > 0], across=False)
     panels[0].set_ylabel("of the network without a map")
     legend_below(figure, panels, columns=2)
     save_png(figure, path)

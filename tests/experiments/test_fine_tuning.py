@@ -87,7 +87,8 @@ def test_the_best_rate_has_the_least_mean_log():
     assert found.tuned.tolist() == [1, 1, 1] and found.fixed == 1 and found.curve.shape == (3, 3, 2, 4)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "muon", "lora_2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon", "shampoo", "lora_2"])
 def test_a_chunk_is_the_replicas_one_by_one(params, name):
     """Blocks, order and frozen replicas against a plain loop, for the network and for the network made linear."""
     config = dataclasses.replace(CONFIG, rates=2, evaluate_every=3, replicas_at_once=5)
@@ -136,6 +137,7 @@ def test_tangent_maps_are_the_jacobian():
     jax.tree.map(lambda got, j: np.testing.assert_allclose(got, u @ j, rtol=1e-12), back(u), jacobian)
 
 
+@pytest.mark.slow
 def test_curvature_is_the_top_of_the_dense_matrix(params):
     one = jax.tree.map(lambda leaf: leaf[0, 0], params)
     tokens = PROBLEM.after.support()[:, :-1]
@@ -154,9 +156,18 @@ def test_lora_starts_at_the_function_and_has_its_rank(params):
     one = jax.tree.map(lambda leaf: leaf[0, 0], params)
     adapters = method.init(jax.random.key(0), one)
     jax.tree.map(np.testing.assert_array_equal, method.merge(one, adapters), one)
-    moved = jax.tree.map(lambda leaf: leaf + 0.1, adapters)
+    moved = jax.tree.map(lambda leaf: leaf + jax.random.normal(jax.random.key(1), leaf.shape), adapters)
     change = method.merge(one, moved)["Layer_0"]["Dense_0"]["kernel"] - one["Layer_0"]["Dense_0"]["kernel"]
     assert np.linalg.matrix_rank(change, tol=1e-8) == 2
+
+
+def test_feed_forward_moves_nothing_else(params):
+    one = jax.tree.map(lambda leaf: leaf[0, 0], params)
+    method = make_method(dataclasses.replace(CONFIG, trained="feed_forward"), "sgd")
+    moved = method.merge(one, jax.tree.map(lambda leaf: leaf + 1, method.init(jax.random.key(0), one)))
+    changed = jax.tree.map(lambda a, b: bool((a != b).all()), one, moved)
+    assert all(jax.tree.leaves([changed["Layer_0"].pop(part) for part in ("Dense_0", "Dense_1")]))
+    assert not any(jax.tree.leaves(changed))
 
 
 def test_slopes_of_exact_powers():
@@ -209,6 +220,7 @@ def test_a_run_leaves_rows_figures_and_a_summary_and_resumes(tmp_path, capsys):
         (("--max-steps", "30"), "max_steps = 30: must be a multiple of evaluate_every = 20"),
         (("--pretrain-steps", "5"), "pretrain_steps = 5: must be a multiple of 10"),
         (("--methods", "newton"), "newton"),
+        (("--methods", "lora_1", "--trained", "feed_forward"), "trained = 'feed_forward': LoRA adapts"),
     ],
 )
 def test_bad_options_get_one_line_and_status_2(tmp_path, capsys, arguments, message):
