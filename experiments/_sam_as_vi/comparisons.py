@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,37 +11,10 @@ from scipy import stats
 
 from experiments._sam_as_vi.rows import KEEPS_A_SCALE, OUTCOMES, Row, arms, value
 from pbjax import runs
-from pbjax.runs.statistics import holm, mean_and_error
+from pbjax.runs.statistics import holm, mean_and_error, sign_flip
 
 MARGINS = {"test_accuracy": 0.002, "test_nll": 0.01, "averaged_nll": 0.01, "ece": 0.005, "certificate": 0.01}
 """For `replaces`: the loss that would be put up with, in the outcome's own unit, fixed before any result was seen."""
-
-MOST_EXACT = 16
-"""Pairs up to which all sign patterns are gone through."""
-
-
-def sign_flip(differences: Sequence[float] | np.ndarray) -> float:
-    """Two-sided sign-flip test that paired differences are symmetric about 0: all 2^n patterns, none assumed.
-
-    Args:
-      differences: one a pair [n]. Beyond n = 16, 65,536 patterns are drawn with a fixed seed.
-
-    Returns:
-      The share of patterns whose sum is at least as far from 0; never below 2/2^n, and 1 without pairs.
-
-    Example:
-      >>> sign_flip([1.0, 2.0, 3.0, 4.0, 5.0])  # only + + + + + and its mirror: 2 of 32
-      0.0625
-    """
-    given = np.asarray(differences, float)
-    if given.size > MOST_EXACT:
-        signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(2**MOST_EXACT, given.size))
-        signs[0] = 1.0
-    else:
-        signs = 1.0 - 2.0 * ((np.arange(2**given.size)[:, None] >> np.arange(given.size)) & 1)
-    sums = np.abs(signs @ given)
-    # Rounding must not tell a pattern from its mirror.
-    return float(np.mean(sums >= np.abs(given.sum()) - 1e-12 * np.abs(given).sum()))
 
 
 def compare(own: Mapping[int, Row], reference: Mapping[int, Row], outcome: str) -> dict[str, Any]:

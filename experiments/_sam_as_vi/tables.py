@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
-from experiments._sam_as_vi.comparisons import MOST_EXACT, compare, paired, replaces
+from experiments._sam_as_vi.comparisons import compare, paired, replaces
 from experiments._sam_as_vi.correlations import rank_correlations
 from experiments._sam_as_vi.rows import (
     AVERAGED,
@@ -22,6 +22,7 @@ from experiments._sam_as_vi.rows import (
     summarise,
 )
 from pbjax import runs
+from pbjax.runs.statistics import MOST_SIGNS
 
 _GIVEN = ("learning_rate", "radius", "epochs", "gradients", "seconds")  # not measured on a network: no error is shown
 
@@ -151,7 +152,7 @@ def _flip_note(counts: Iterable[int]) -> str:
     texts = [
         f"1/{2 ** (count - 1)} = {2 / 2**count:.4g} with {count} pairs (2^{count} = {2**count} patterns)"
         for count in sorted(set(counts))
-        if 0 < count <= MOST_EXACT
+        if 0 < count <= MOST_SIGNS
     ]
     if not texts:
         return ""

@@ -17,6 +17,7 @@ from pbjax.runs.statistics import (
     holm,
     mean_and_error,
     rank_correlation,
+    sign_flip,
 )
 from pbjax.runs.tables import markdown_table, print_results
 from pbjax.runs.validation import require, require_at_least, require_positive, require_seeds
@@ -64,4 +65,5 @@ __all__ = [
     "run_chunks",
     "shard_replicas",
     "shown_command",
+    "sign_flip",
 ]

@@ -15,6 +15,10 @@ Values = ArrayLike | Sequence[Any]
 _ROUNDING = 1e-9  # relative to a statistic's size: rounding must not tell a permutation from its equals
 
 
+MOST_SIGNS = 16
+"""Pairs up to which `sign_flip` goes through all patterns."""
+
+
 class MeanDifference(NamedTuple):
     """One group of seeds against another.
 
@@ -143,6 +147,30 @@ def difference_of_means(first: Values, second: Values, *, draws: int = 50_000) -
     found = pooled[members].sum(axis=1)
     p_value = _share(found, float(pooled[:n].sum()), float(np.abs(pooled).sum()), exact=exact)
     return MeanDifference(difference, error, p_value, exact, counts)
+
+
+def sign_flip(differences: Sequence[float] | np.ndarray) -> float:
+    """Two-sided sign-flip test that paired differences are symmetric about 0: all 2^n patterns, none assumed.
+
+    Args:
+      differences: one a pair [n]. Beyond n = 16, 65,536 patterns are drawn with a fixed seed.
+
+    Returns:
+      The share of patterns whose sum is at least as far from 0; never below 2/2^n, and 1 without pairs.
+
+    Example:
+      >>> sign_flip([1.0, 2.0, 3.0, 4.0, 5.0])  # only + + + + + and its mirror: 2 of 32
+      0.0625
+    """
+    given = np.asarray(differences, float)
+    if given.size > MOST_SIGNS:
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(2**MOST_SIGNS, given.size))
+        signs[0] = 1.0
+    else:
+        signs = 1.0 - 2.0 * ((np.arange(2**given.size)[:, None] >> np.arange(given.size)) & 1)
+    sums = np.abs(signs @ given)
+    # Rounding must not tell a pattern from its mirror.
+    return float(np.mean(sums >= np.abs(given.sum()) - 1e-12 * np.abs(given).sum()))
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from experiments._sam_as_vi import comparisons, correlations, figures, tables
 from experiments._sam_as_vi import rows as rows_module
-from experiments._sam_as_vi.comparisons import paired, replaces, sign_flip
+from experiments._sam_as_vi.comparisons import paired, replaces
 from experiments._sam_as_vi.correlations import rank_correlations
 from experiments._sam_as_vi.figures import calibration, drawing, interpolations
 from experiments._sam_as_vi.methods import METHODS
@@ -167,15 +167,6 @@ def test_budgets_are_families_of_their_own():
         own = [row for row in both if row["budget"] == budget]
         assert [row["p_holm"] for row in own] == holm([row["p_value"] for row in own])
     assert paired(rows, outcome="test_nll", reference="ivon") == []
-
-
-def test_sign_flip_by_enumeration():
-    # 3, 1, -1: sums over signs are +-5, +-3, +-3, +-1 (each sign pattern); |observed| = 3 -> 6 of 8.
-    assert sign_flip([3.0, 1.0, -1.0]) == 6 / 8
-    assert sign_flip([0.1, 0.2, 0.3, 0.4, 0.5]) == 1 / 16
-    assert sign_flip([0.0, 0.0]) == 1.0
-    assert sign_flip([2.0]) == 1.0
-    assert sign_flip(np.ones(20)) < 1e-3
 
 
 def test_differences_without_spread_give_no_t_test():

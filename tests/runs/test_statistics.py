@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pbjax.runs import difference_of_means, holm, mean_and_error, rank_correlation
+from pbjax.runs import difference_of_means, holm, mean_and_error, rank_correlation, sign_flip
 
 SMALL = st.lists(st.integers(-4, 4).map(float), min_size=2, max_size=4)
 
@@ -96,3 +96,12 @@ def test_too_little_says_none_and_bad_input_is_refused():
         difference_of_means([1.0], [2.0], draws=0)
     with pytest.raises(ValueError, match="draws = 0"):
         rank_correlation([1.0, 2.0, 3.0], [2.0, 1.0, 3.0], draws=0)
+
+
+def test_sign_flip_by_enumeration():
+    # 3, 1, -1: sums over signs are +-5, +-3, +-3, +-1 (each sign pattern); |observed| = 3 -> 6 of 8.
+    assert sign_flip([3.0, 1.0, -1.0]) == 6 / 8
+    assert sign_flip([0.1, 0.2, 0.3, 0.4, 0.5]) == 1 / 16
+    assert sign_flip([0.0, 0.0]) == 1.0
+    assert sign_flip([2.0]) == 1.0
+    assert sign_flip(np.ones(20)) < 1e-3
