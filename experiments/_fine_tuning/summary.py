@@ -176,5 +176,6 @@ def write(
     figures.sharpness(table, directory.figures / "sharpness.png")
     write_file(directory.path / "summary.md", text(config, table, found, pretrained, measured).encode())
     lines = steps_table(table, config)
-    runs.print_results(lines, columns=list(lines[0]), title="steps to the target")
+    shown = [name for name in lines[0] if name not in ("slope, linearised", "worst case")]
+    runs.print_results(lines, columns=shown, title="steps to the target")
     print(f"results and figures in {directory.path}")
