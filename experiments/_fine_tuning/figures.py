@@ -87,11 +87,19 @@ def curves(config: Any, found: Mapping[str, Outcome], path: Path, *, symmetry: s
     """A panel a method and choice of the learning rate: KL to the new language of the first seed, a colour each c."""
     names, methods = arms(config), list(found)
     chosen = [a for a, arm in enumerate(names) if arm.symmetry in (NONE, CONTROL, symmetry)]
-    figure = blank_figure(2.4 * len(methods) + 0.8, 5.2)
-    panels = figure.subplots(2, len(methods), squeeze=False, sharey=True)
-    for column, method in enumerate(methods):
+    columns = min(len(methods), 5)
+    blocks = -(-len(methods) // columns)
+    figure = blank_figure(2.4 * columns + 0.8, 4.4 * blocks + 0.8)
+    panels = figure.subplots(2 * blocks, columns, squeeze=False, sharey=True)
+    starts = np.concatenate([own.curve[chosen, :, 0, 0].ravel() for own in found.values()])
+    # What shoots far above the start leaves the picture.
+    top = 3 * np.nanmax(starts)
+    for axes in panels.flat:
+        axes.set_visible(False)
+    for number, method in enumerate(methods):
         for line, policy in enumerate(POLICIES):
-            axes, own = panels[line, column], found[method]
+            axes, own = panels[2 * (number // columns) + line, number % columns], found[method]
+            axes.set_visible(True)
             colours = iter(STRENGTHS)
             for a in chosen:
                 q = int(own.tuned[a]) if policy == "tuned" else own.fixed
@@ -105,14 +113,15 @@ def curves(config: Any, found: Mapping[str, Outcome], path: Path, *, symmetry: s
                 axes.plot(steps[seen], curve[seen], color=colour, label=label, **style)
             axes.axhline(config.target, color=GREY, linewidth=0.8)
             log_axis(axes, steps, across=True)
-            log_axis(axes, np.concatenate([one.curve.ravel() for one in found.values()]), across=False)
+            log_axis(axes, [config.target, top], across=False)
+            axes.set_ylim(0.8 * config.target, top)
             tidy_axes(axes)
             if line == 0:
                 axes.set_title(method.replace("_", " "), fontsize=10)
             else:
                 axes.set_xlabel("steps")
-    for line, policy in enumerate(POLICIES):
-        panels[line, 0].set_ylabel(f"KL, nats\n({'tuned' if policy == 'tuned' else 'rate of c = 1'})")
+    for line in range(2 * blocks):
+        panels[line, 0].set_ylabel(f"KL, nats\n({'rate of c = 1' if line % 2 else 'tuned'})")
     legend_below(figure, panels.flat, columns=6, note=f"{symmetry}, seed {config.seeds[0]}")
     save_png(figure, path)
 

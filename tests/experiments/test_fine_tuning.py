@@ -88,7 +88,7 @@ def test_the_best_rate_has_the_least_mean_log():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sgd", "adamw", "muon", "shampoo", "lora_2"])
+@pytest.mark.parametrize("name", ["sgd", "muon", "lora_2"])
 def test_a_chunk_is_the_replicas_one_by_one(params, name):
     """Blocks, order and frozen replicas against a plain loop, for the network and for the network made linear."""
     config = dataclasses.replace(CONFIG, rates=2, evaluate_every=3, replicas_at_once=5)
@@ -99,7 +99,7 @@ def test_a_chunk_is_the_replicas_one_by_one(params, name):
     for linearised in (False, True):
         chunk = jax.jit(tuning.make_chunk(config, PROBLEM, method, linearised=linearised))
         made, first = chunk(carry, params, start)
-        for r in (0, shape.size - 1):
+        for r in (shape.size - 1,):
             a, q, s = np.unravel_index(r, shape)
             base, origin = (jax.tree.map(lambda leaf, a=a, s=s: leaf[a, s], tree) for tree in (params, start))
 
@@ -114,8 +114,9 @@ def test_a_chunk_is_the_replicas_one_by_one(params, name):
                 return nats.mean()
 
             w, state = origin, method.optimiser.init(origin)
+            gradient, update = jax.jit(jax.grad(loss)), jax.jit(method.optimiser.update)
             for _ in range(3):
-                updates, state = method.optimiser.update(jax.jit(jax.grad(loss))(w), state, w)
+                updates, state = update(gradient(w), state, w)
                 w = jax.tree.map(lambda w, u, q=q: w + rates[q] * u, w, updates)
             own = jax.tree.map(lambda leaf, r=r: leaf[r], made.trained)
             np.testing.assert_allclose(ravel_pytree(own)[0], ravel_pytree(w)[0], rtol=1e-6, atol=1e-9)
