@@ -122,12 +122,18 @@ def slope(
     return Slope(mean, mean - half, mean + half, censored)
 
 
-def control(found: Outcome, config: Any) -> tuple[float, int]:
-    """Greatest relative difference of the permuted networks' curves to the original ones at the chosen rate, and of
-    their numbers of steps."""
+def control(found: Outcome, config: Any, *, first: int = 50) -> tuple[float, float, int]:
+    """How far permuted networks are from the original ones at the learning rate that is held fixed.
+
+    Returns:
+        Greatest relative difference of the curves within the first steps, and over all of them; greatest difference of
+        the numbers of steps to the target.
+    """
     names = [arm.symmetry for arm in arms(config)]
     i, j, q = names.index(NONE), names.index(CONTROL), found.fixed
     both = np.isfinite(found.curve[i, q]) & np.isfinite(found.curve[j, q])
-    first, second = (np.where(both, found.curve[a, q], 1.0) for a in (i, j))
-    apart = np.abs(found.reached[i, q] - found.reached[j, q]).max(initial=0)
-    return float(np.max(np.abs(first - second) / np.maximum(np.abs(first), 1e-9), initial=0.0)), int(apart)
+    one, other = (np.where(both, found.curve[a, q], 1.0) for a in (i, j))
+    apart = np.abs(one - other) / np.maximum(np.abs(one), 1e-9)
+    early = apart[:, : 1 + first // config.evaluate_every]
+    steps = np.abs(found.reached[i, q] - found.reached[j, q])
+    return float(early.max(initial=0)), float(apart.max(initial=0)), int(steps.max(initial=0))

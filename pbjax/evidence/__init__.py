@@ -13,6 +13,13 @@ from pbjax.evidence.checks import (
     hysteresis,
     violates_variational_bound,
 )
+from pbjax.evidence.importance import (
+    Bracket,
+    ImportanceEstimate,
+    bidirectional_bracket,
+    effective_sample_size,
+    importance_estimate,
+)
 from pbjax.evidence.integration import (
     EvidenceEstimate,
     ThermodynamicIntegration,
@@ -25,8 +32,10 @@ from pbjax.evidence.ladder import NextRung, Refinement, isotonic_decreasing, nex
 from pbjax.evidence.statistics import SampleStatistics, independent_statistics, merge_rungs
 
 __all__ = [
+    "Bracket",
     "EvidenceEstimate",
     "Hysteresis",
+    "ImportanceEstimate",
     "NextRung",
     "Refinement",
     "SampleStatistics",
@@ -34,9 +43,12 @@ __all__ = [
     "Transition",
     "VarianceForm",
     "VariationalCheck",
+    "bidirectional_bracket",
+    "effective_sample_size",
     "first_order_transition",
     "gap_identity",
     "hysteresis",
+    "importance_estimate",
     "independent_statistics",
     "isotonic_decreasing",
     "merge_rungs",

@@ -1,6 +1,15 @@
 """Samplers over ladders of inverse temperatures: blackjax kernels, pilots, streamed statistics, diagnostics."""
 
 from pbjax.sampling import hmc
+from pbjax.sampling.annealed_paths import (
+    PathState,
+    PathSums,
+    PathTrace,
+    init_paths,
+    init_reverse_paths,
+    path_chunk,
+    path_sums,
+)
 from pbjax.sampling.annealing import AnnealState, AnnealTrace, anneal_chunk, init_anneal
 from pbjax.sampling.diagnostics import Diagnostics, flag_rungs, summarise
 from pbjax.sampling.ladder import (
@@ -12,6 +21,7 @@ from pbjax.sampling.ladder import (
     init_ladder,
     sample_chunk,
 )
+from pbjax.sampling.schedule import AnnealingSchedule, make_schedule
 from pbjax.sampling.statistics import (
     StreamedStatistics,
     autocovariance,
@@ -21,16 +31,23 @@ from pbjax.sampling.statistics import (
     update_statistics,
     variance,
 )
+from pbjax.sampling.summation import CompensatedSum, add_to_sum, init_sum, sum_value
 
 __all__ = [
     "AnnealState",
     "AnnealTrace",
+    "AnnealingSchedule",
+    "CompensatedSum",
     "Diagnostics",
     "Draws",
     "HMCSettings",
     "LadderState",
+    "PathState",
+    "PathSums",
+    "PathTrace",
     "StreamedStatistics",
     "adapt_chunk",
+    "add_to_sum",
     "anneal_chunk",
     "autocovariance",
     "flag_rungs",
@@ -38,10 +55,17 @@ __all__ = [
     "hmc",
     "init_anneal",
     "init_ladder",
+    "init_paths",
+    "init_reverse_paths",
     "init_statistics",
+    "init_sum",
+    "make_schedule",
     "mean",
+    "path_chunk",
+    "path_sums",
     "sample_chunk",
     "standard_error",
+    "sum_value",
     "summarise",
     "update_statistics",
     "variance",
