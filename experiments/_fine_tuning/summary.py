@@ -160,9 +160,9 @@ of strength 1 leave every number as it is: {"yes" if measured["columns"]["identi
 {_markdown(measures_table(table, config))}
 ## The control
 
-Permuted networks at the learning rate of c = 1: greatest relative gap of a curve to that of the same seed without a \
-map, and of the steps to the target. Above the stable rate, rounding grows from step to step; the random factor of LoRA \
-is another one for the permuted network.
+Permuted networks at the learning rate of c = 1: greatest relative gap of a curve to that of the same seed without \
+a map, and of the steps to the target. Above the stable rate, rounding grows from step to step; the random factor of \
+LoRA is another one for the permuted network.
 
 {_markdown(control_table(found, config))}
 {versions}; commit {(made["git"] or {}).get("commit", "none")}.
