@@ -1,4 +1,4 @@
-"""Exact neighbours of a mixture, and three networks with and without in-context learning: minutes on 2 cores.
+"""Exact neighbours of a mixture, and three networks with and without in-context learning: four minutes of a core.
 
 python experiments/in_context.py
 """

@@ -1,4 +1,4 @@
-"""The same with eight seeds and four times the steps: half an hour on one core.
+"""The same with eight seeds and four times the steps: about twenty minutes of CPU time.
 
 python experiments/in_context.py --config full
 """

@@ -16,7 +16,8 @@ class Certificate:
     Attributes:
       value: the bound · in [0,1] · 1.0 is vacuous. Never NaN, rounded upwards.
       loss: name of the certified loss.
-      route: how it was made: gibbs_plugin, gibbs_iid, gibbs_asymptotic, gibbs_chains, mean_field or test_set.
+      route: how it was made: gibbs_plugin, gibbs_iid, gibbs_asymptotic, gibbs_chains, mean_field, test_set,
+        heat_single, heat_mean, heat_law_rigorous, heat_law_asymptotic or ais_free_energy.
       assumption: what has to be true beyond independent examples, in words.
       delta: the whole budget of failure probability.
       delta_ledger: name -> share of ``delta`` spent there; the shares sum to ``delta``.

@@ -1,15 +1,7 @@
 """Samplers over ladders of inverse temperatures: blackjax kernels, pilots, streamed statistics, diagnostics."""
 
 from pbjax.sampling import hmc
-from pbjax.sampling.annealed_paths import (
-    PathState,
-    PathSums,
-    PathTrace,
-    init_paths,
-    init_reverse_paths,
-    path_chunk,
-    path_sums,
-)
+from pbjax.sampling.annealed_paths import init_paths, init_reverse_paths, path_chunk, path_sums
 from pbjax.sampling.annealing import AnnealState, AnnealTrace, anneal_chunk, init_anneal
 from pbjax.sampling.diagnostics import Diagnostics, flag_rungs, summarise
 from pbjax.sampling.ladder import (
@@ -21,6 +13,7 @@ from pbjax.sampling.ladder import (
     init_ladder,
     sample_chunk,
 )
+from pbjax.sampling.path_records import PathState, PathSums, PathTrace
 from pbjax.sampling.schedule import AnnealingSchedule, make_schedule
 from pbjax.sampling.statistics import (
     StreamedStatistics,

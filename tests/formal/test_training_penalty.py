@@ -56,7 +56,7 @@ def test_a_step_follows_the_weighted_sum_of_loss_and_penalty():
                 extra = penalty(params, keys[1])
                 return loss + weight * extra, (loss, extra)
 
-            (value, (loss, extra)), gradient = jax.value_and_grad(objective, has_aux=True)(params)
+            (value, (loss, extra)), gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
             np.testing.assert_allclose(metrics.objective[branch, step], value, rtol=1e-5)
             np.testing.assert_allclose(metrics.loss[branch, step], loss, rtol=1e-5)
             np.testing.assert_allclose(metrics.completion[branch, step], extra, rtol=1e-5)

@@ -231,7 +231,7 @@ def _estimate(
     mixture: Mixture, key: jax.Array, neighbour: Neighbour, length: int, count: int, method: str
 ) -> KLEstimate:
     if method == "forced":
-        tokens, log_weight = _draw_forced(mixture, key, count, length, neighbour.symbols)
+        tokens, log_weight = draw_forced(mixture, key, count, length, neighbour.symbols)
     else:
         tokens = sample_sequences(mixture, key, count=count, length=length).tokens
         log_weight = jnp.zeros(tokens.shape, jnp.result_type(float))
@@ -255,9 +255,7 @@ def _log_ratio(mixture: Mixture, tokens: jax.Array, neighbour: Neighbour) -> tup
     return own.sum(-1), jnp.where(changed, own - jnp.where(changed, other, 0), 0).sum(-1)
 
 
-def _draw_forced(
-    mixture: Mixture, key: jax.Array, count: int, length: int, symbols: int
-) -> tuple[jax.Array, jax.Array]:
+def draw_forced(mixture: Mixture, key: jax.Array, count: int, length: int, symbols: int) -> tuple[jax.Array, jax.Array]:
     """Tokens with the delimiter at all places of the format and the log-weight before each, both `[count, length]`."""
     logs = logs_of(mixture)
 

@@ -1,0 +1,164 @@
+"""Does a low test loss mean that a model learns from the examples of its prompt? It need not.
+
+Exact: p is a mixture of hidden Markov models and learns in context; its neighbours q_N differ from it at labels after N
+and more examples alone, which sequences of p hardly ever contain, so their divergence falls geometrically with N while
+they do not learn from more than N - 1 examples. Trained: transformers of such a mixture, each continued with and
+without a tiny penalty on prompts, reach the same test loss with and without in-context learning.
+
+    python experiments/in_context.py
+    python experiments/in_context.py --config full
+
+The statement is from Reizinger et al., "Position: Understanding LLMs requires more than statistical generalization",
+ICML 2024 (arXiv 2405.01964), the mixtures are in the manner of Xie et al., "An explanation of in-context learning as
+implicit Bayesian inference", ICLR 2022 (arXiv 2111.02080). Construction, bound and numbers are pbjax's own.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments._in_context import enumeration, exact, pair, summary
+from experiments._in_context.problem import PRICE_KEY, make_mixture, make_model, make_problem, sequence_length
+from experiments._in_context.training import (
+    BRANCHES,
+    Scores,
+    branch,
+    init_replicas,
+    make_chunk,
+    make_scores,
+    make_training,
+)
+from pbjax import runs
+from pbjax.formal import hmm
+from pbjax.runs.mesh import replica_mesh, shard_replicas
+from pbjax.runs.progress import Progress
+
+NAME = "in_context"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs" / NAME
+
+
+class Study:
+    """One config's mixtures and networks."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.mixture, self.tiny, self.taught = (
+            make_mixture(options) for options in (config.mixture, config.tiny, config.taught)
+        )
+        self.model = make_model(config)
+        self.problem = make_problem(config, self.taught)
+
+    def training(self, *, branching: bool) -> Any:
+        """The training program before or after the branches part."""
+        return make_training(self.config, self.taught, self.model, self.problem, branching=branching)
+
+    def exact(self) -> dict[str, Any]:
+        """Neighbours of the mixture."""
+        begin = time.perf_counter()
+        found = exact.measure(self.config, self.mixture)
+        return {"found": found, "seconds": time.perf_counter() - begin}
+
+    def enumerate(self) -> dict[str, Any]:
+        """Sums over all strings."""
+        begin = time.perf_counter()
+        rows = [
+            *enumeration.tiny_rows(self.config, self.tiny), *enumeration.equality_rows(self.config),
+            *enumeration.accuracy_rows(self.config, self.tiny),
+        ]  # fmt: skip
+        return {"rows": rows, "seconds": time.perf_counter() - begin}
+
+    def train(self, phase: runs.Phase, state: Any = None) -> dict[str, Any]:
+        """Maximum likelihood from the start, or both branches of trained states."""
+        begin, config = time.perf_counter(), self.config
+        training = self.training(branching=state is not None)
+        replicas = init_replicas(config, training) if state is None else branch(config, state)
+        count = len(config.seeds) * (1 if state is None else len(BRANCHES))
+        if config.replicas_at_once >= count and jax.device_count() > 1:
+            replicas = shard_replicas(replica_mesh(num_replicas=count), replicas)
+
+        def tell(index: int, seen: Any) -> None:
+            phase.log(
+                step=(0 if state is None else config.steps) + (index + 1) * config.evaluate_every, kl=seen.kl,
+                penalty=seen.penalty, accuracy_last=seen.accuracy[:, -1],
+            )  # fmt: skip
+
+        steps = config.steps if state is None else config.branch_steps
+        replicas, seen = phase.run_chunks(
+            make_chunk(config, self.model, self.problem, training), replicas,
+            num_chunks=steps // config.evaluate_every, on_chunk=tell,
+        )  # fmt: skip
+        return {
+            "state": replicas, "seen": seen, "timing": None if phase.timing is None else phase.timing._asdict(),
+            "seconds": time.perf_counter() - begin,
+        }  # fmt: skip
+
+    def score(self, branched: dict[str, Any]) -> dict[str, Any]:
+        """Rows of all networks on the common test."""
+        begin = time.perf_counter()
+        params = jax.tree.map(jnp.asarray, branched["state"].params)
+        scores: Scores = jax.tree.map(np.asarray, jax.jit(make_scores(self.config, self.model, self.problem))(params))
+        seconds = time.perf_counter() - begin
+        return {"rows": pair.rows(self.config, self.problem, scores, seconds), "seconds": seconds}
+
+    def price(self) -> dict[str, float]:
+        """Exact: what the penalised network would pay if it differed from the mixture by the construction alone."""
+        config = self.config
+        neighbour = hmm.Neighbour(config.penalty_start, config.eta, config.taught_symbols, config.penalty_law)
+        found = hmm.monte_carlo_kl(
+            self.taught, jax.random.key(PRICE_KEY), neighbour=neighbour, count=config.draws,
+            length=sequence_length(config.taught_examples, config.taught_symbols),
+        )  # fmt: skip
+        return {"kl": float(found.value), "standard_error": float(found.standard_error)}
+
+
+def run(config: Any, out: Path) -> None:
+    """The whole study in one run directory; parts that an earlier process finished are read, not computed."""
+    study = Study(config)
+    for branching in (False, True):  # what cannot be trained is refused before anything is written
+        study.training(branching=branching)
+    with runs.RunDirectory(out, experiment=NAME, config=config) as directory:
+        seeds = len(config.seeds)
+        if config.log_level != "quiet":
+            print(
+                f"{NAME}: {len(config.laws) * len(config.starts)} neighbours; {seeds} networks of {config.steps:,} "
+                f"steps, then {len(BRANCHES) * seeds} branches of {config.branch_steps:,}; results in {out}",
+                flush=True,
+            )
+        work = {"pretraining": config.steps, "branches": 2.5 * config.branch_steps}
+        with Progress(NAME, work=work, log_level=config.log_level) as progress:
+            phases = runs.Phases(directory, every_seconds=config.checkpoint_seconds, progress=progress)
+            found = phases.run("exact", lambda phase: study.exact())
+            enumerated = phases.run("enumerated", lambda phase: study.enumerate())
+            trained = phases.run("pretraining", study.train)
+            branched = phases.run("branches", lambda phase: study.train(phase, trained["state"]))
+            scored = phases.run("scores", lambda phase: study.score(branched))
+            price = phases.run("price", lambda phase: study.price())
+        seconds = {
+            "exact neighbours": found["seconds"], "sums over strings": enumerated["seconds"],
+            "maximum likelihood": trained["seconds"], "branches": branched["seconds"], "scores": scored["seconds"],
+        }  # fmt: skip
+        summary.write(
+            config, directory, study.problem, found["found"], enumerated["rows"], scored["rows"], trained, branched,
+            price, seconds,
+        )  # fmt: skip
+
+
+@runs.command_line_errors()
+def main(argv: list[str] | None = None) -> None:
+    """Command line."""
+    jax.config.update("jax_enable_x64", True)
+    config, out = runs.parse(NAME, runs.load_configs(CONFIGS), argv, default="default")
+    run(config, out)
+
+
+if __name__ == "__main__":
+    main()
