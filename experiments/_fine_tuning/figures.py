@@ -70,7 +70,7 @@ def steps_against_strength(table: Sequence[Mapping[str, Any]], path: Path, *, sy
                 )  # fmt: skip
         axes.set_title(method.replace("_", " "), fontsize=10)
         _powers_of_two(axes, sorted({row["strength"] for row in table}))
-        log_axis(axes, [max(row["steps_taken"], 1) for row in table], across=False)
+        log_axis(axes, [float(max(row["steps_taken"], 1)) for row in table], across=False)
         tidy_axes(axes)
     for axes in panels.flat[len(methods) :]:
         axes.set_visible(False)
@@ -112,7 +112,7 @@ def curves(config: Any, found: Mapping[str, Outcome], path: Path, *, symmetry: s
                 style = {"linestyle": "--", "linewidth": 2.5, "zorder": 3} if control else {"linewidth": 1.4}
                 axes.plot(steps[seen], curve[seen], color=colour, label=label, **style)
             axes.axhline(config.target, color=GREY, linewidth=0.8)
-            log_axis(axes, steps, across=True)
+            log_axis(axes, steps.astype(float), across=True)
             log_axis(axes, [config.target, top], across=False)
             axes.set_ylim(0.8 * config.target, top)
             tidy_axes(axes)

@@ -36,7 +36,7 @@ class Tuned(NamedTuple):
 
 def _steps(rows: Table) -> str:
     """Mean and standard error of the runs that came to the target, and how many did not."""
-    reached = [row["steps"] for row in rows if row["steps"] is not None]
+    reached = [float(row["steps"]) for row in rows if row["steps"] is not None]
     lost = len(rows) - len(reached)
     if not reached:
         return f"none of {lost} within {max(row['steps_taken'] for row in rows):,}"
