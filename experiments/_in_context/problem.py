@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from pbjax import formal, models
 from pbjax.formal import hmm
+from pbjax.formal.hmm.in_context import known_concept
+from pbjax.formal.hmm.neighbour import block_laws
 
 FIRST_SYMBOL = 3
 """Token of the mixture's symbol 0, behind SOS, EOS and PAD."""
@@ -174,26 +176,7 @@ def label_laws(mixture: hmm.Mixture, sequences: jax.Array, *, symbols: int) -> j
         >>> label_laws(coin, jnp.array([[1, 1, 0, 1, 1]]), symbols=2).tolist()
         [[[0.25, 0.75], [0.25, 0.75]]]
     """
-    blocks = jnp.pad(sequences, ((0, 0), (0, 1))).reshape(len(sequences), -1, symbols + 1)
-    return jnp.exp(hmm.log_conditional(mixture, blocks[..., : symbols - 1])[..., -1, :])
-
-
-def known_concept(mixture: hmm.Mixture, concept: Any) -> hmm.Mixture:
-    """The mixture with all prior mass on one concept.
-
-    Args:
-        mixture: p.
-        concept: index, may be traced.
-
-    Returns:
-        A mixture.
-
-    Example:
-        >>> from configs.in_context._schema import MixtureOptions
-        >>> known_concept(make_mixture(MixtureOptions(concepts=3)), 1).prior.tolist()
-        [0.0, 1.0, 0.0]
-    """
-    return mixture._replace(prior=jax.nn.one_hot(concept, len(mixture.prior), dtype=jnp.result_type(float)))
+    return jnp.exp(block_laws(mixture, sequences, symbols))
 
 
 def full_prompts(mixture: hmm.Mixture, key: jax.Array, *, count: int, examples: int, symbols: int) -> Any:

@@ -37,7 +37,6 @@ def test_arms_begin_with_no_map_and_the_control():
 def test_maps_leave_the_function(params):
     found = measuring.logit_gaps(PROBLEM, params, arms(CONFIG))
     assert np.all(found["logit_gap"][0] == 0) and np.all(found["logit_gap"][2] == 0)
-    assert np.all(found["logit_gap"] <= found["logit_allowed"])
     assert measuring.identical_at_one(CONFIG, jax.tree.map(lambda leaf: leaf[0], params))
     broken = dict(params)
     broken["Embedding"] = params["Embedding"].at[2, 1].mul(1.01)

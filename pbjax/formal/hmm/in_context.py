@@ -224,7 +224,7 @@ def _score(
     labels = jnp.arange(examples + 1) * (symbols + 1) + symbols - 1
     law = read(mixture, prompts.tokens)[0] if neighbour is None else neighbour_law(mixture, prompts.tokens, neighbour)
     predicted = jnp.argmax(law[:, labels], axis=-1)
-    told = jax.vmap(lambda tokens, index: block_laws(_known(mixture, index), tokens, symbols))
+    told = jax.vmap(lambda tokens, index: block_laws(known_concept(mixture, index), tokens, symbols))
     truth = jnp.exp(told(prompts.tokens, prompts.concept))
     right = jnp.take_along_axis(truth, predicted[..., None], axis=-1)[..., 0]
     return Accuracy(right.mean(0), right.std(0, ddof=1) / math.sqrt(len(right)), truth.max(-1).mean(0))
@@ -240,7 +240,7 @@ def _score_all(mixture: Mixture, neighbour: Neighbour | None, examples: int, sym
         drawn = string_of(index, size, length).reshape(1, examples + 1, symbols)
         prompt = _join(mixture, drawn)[0]
         guess = predict(mixture, prompt[:-1], neighbour=neighbour)
-        own = jax.vmap(lambda c: jnp.exp(taken(read(_known(mixture, c), drawn[0])[0], drawn[0]).sum()))
+        own = jax.vmap(lambda c: jnp.exp(taken(read(known_concept(mixture, c), drawn[0])[0], drawn[0]).sum()))
         weight = jnp.sum(jnp.asarray(mixture.prior) * own(jnp.arange(len(mixture.prior))))
         return jnp.where(guess == prompt[-1], weight, 0)
 
@@ -254,6 +254,6 @@ def _join(mixture: Mixture, examples: jax.Array) -> jax.Array:
     return jnp.concatenate([examples, delimiters], axis=2).reshape(count, number * (symbols + 1))[:, :-1]
 
 
-def _known(mixture: Mixture, concept: Any) -> Mixture:
+def known_concept(mixture: Mixture, concept: Any) -> Mixture:
     """The mixture with all prior mass on one concept."""
     return mixture._replace(prior=jax.nn.one_hot(concept, len(mixture.prior), dtype=jnp.result_type(float)))
