@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pbjax import bounds as bounds
     from pbjax import calibration as calibration
     from pbjax import certificates as certificates
+    from pbjax import certify as certify
     from pbjax import data as data
     from pbjax import evidence as evidence
     from pbjax import formal as formal
@@ -35,6 +36,7 @@ __all__ = [
     "bounds",
     "calibration",
     "certificates",
+    "certify",
     "data",
     "evidence",
     "formal",

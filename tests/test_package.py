@@ -24,6 +24,7 @@ ROOM_MAY_IMPORT = {
     "bounds": set(),
     "calibration": set(),
     "certificates": {"bounds", "evidence"},
+    "certify": {"certificates", "losses", "posteriors", "sampling"},
     "data": set(),
     "evidence": set(),
     "formal": {"losses", "models", "optim"},

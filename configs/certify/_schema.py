@@ -1,0 +1,103 @@
+"""The fields of the certify experiment; every one is a flag of its command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from pbjax.runs import RunOptions, require, require_at_least, require_positive, require_seeds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Certify(RunOptions):
+    """A network and its certificate by annealed chains: no convergence assumed, no rows held out."""
+
+    dataset: Literal["digits", "mnist", "fashion_mnist"] = "digits"
+    """Data set; all but digits are read from --data-dir."""
+    pool: int | None = None
+    """Side of the squares of pixels that are averaged; 2 makes 28x28 images 14x14."""
+    limit: int | None = None
+    """Number of training rows to keep; all by default."""
+    shuffle_labels: int | None = None
+    """Seed of a permutation of the labels: the control in which nothing can be learnt."""
+
+    model: Literal["mlp", "cnn"] = "mlp"
+    """A multilayer perceptron, or convolutions of stride 2 and a linear layer."""
+    hidden: tuple[int, ...] = (16,)
+    """mlp: widths of the hidden layers."""
+    channels: tuple[int, ...] = (12, 24)
+    """cnn: output channels of the convolutions."""
+    kernel: int = 3
+    """cnn: side of the kernels."""
+    activation: Literal["tanh", "softplus", "swish", "gelu", "relu"] = "tanh"
+    """Smooth ones keep the leapfrog at second order."""
+    surrogate: Literal["smooth_bounded_cross_entropy", "bounded_cross_entropy"] = "smooth_bounded_cross_entropy"
+    """The loss whose mean is the energy L; certified beside the 0-1 error."""
+    ceiling: float = 4.0
+    """Largest loss of smooth_bounded_cross_entropy in nats before scaling to [0, 1]."""
+    p_min: float = 1e-4
+    """Smallest probability of bounded_cross_entropy."""
+
+    prior_scale: float = 4.0
+    """Prior N(centre, prior_scale^2 / fan-in) in every layer; the chains see it as N(0, I)."""
+    prior_fraction: float = 0.0
+    """Part of the training rows that the prior's centre is trained on; the rest is certified. 0 centres it at zero."""
+    prior_steps: int = 2000
+    """Steps of Adam, cosine schedule, that train the centre."""
+    prior_learning_rate: float = 3e-3
+    """Their peak learning rate."""
+    prior_batch_size: int = 128
+    """Their rows a step."""
+
+    beta: float = 1.0
+    """Last inverse temperature as a multiple of the certified rows n: beta n is the total one."""
+    gradients: int = 3000
+    """Full gradients that each chain may take."""
+    schedule: Literal["cubic"] = "cubic"
+    """Where ladder, step sizes and trajectory lengths come from: written down."""
+    num_integration_steps: int = 8
+    """cubic: leapfrog steps a move."""
+    step_size: float = 1.0
+    """cubic: step of the first rung, times d^(1/4)."""
+    stiffness: float = 200.0
+    """cubic: inverse temperature from which on steps shrink as its square root."""
+    jitter: float = 0.1
+    """Each move draws its step size from step * [1 - jitter, 1 + jitter]."""
+    seeds: tuple[int, ...] = (0,)
+    """One chain and one network each, all in one program; all are certified together."""
+
+    delta: float = 0.05
+    """Failure probability of everything a route says: half for the surrogate, half for the 0-1 error."""
+    tries: int = 1000
+    """Networks, prior scales, losses and routes ever tried on these rows; every certificate pays log(tries)/n."""
+
+    chunks: int = 40
+    """Parts of the run: checkpoints, progress and points of the curves stand between them."""
+    rows_per_chunk: int = 2000
+    """Rows of data in memory at once with their activations, for all seeds."""
+    matmul_precision: Literal["default", "bfloat16", "tensorfloat32", "float32"] = "float32"
+    """Precision of matrix products on an accelerator; L is what the program computes, so any is sound."""
+
+    def validate(self) -> None:
+        """Refuses values that no run could use."""
+        require(0 < self.delta < 1, f"delta = {self.delta}: must lie in (0, 1), for example 0.05")
+        require(
+            0 <= self.prior_fraction < 1,
+            f"prior_fraction = {self.prior_fraction}: must lie in [0, 1); what is left of the rows is certified",
+        )
+        require_positive(self, "prior_scale", "beta", "step_size", "stiffness", "prior_learning_rate")
+        require_at_least(
+            self, num_integration_steps=1, tries=1, chunks=1, rows_per_chunk=1, prior_steps=1, prior_batch_size=1,
+            kernel=1,
+        )  # fmt: skip
+        require(
+            self.gradients > self.num_integration_steps,
+            f"gradients = {self.gradients}: one move takes num_integration_steps = {self.num_integration_steps} and "
+            "the start one more; give at least their sum",
+        )
+        require(0 <= self.jitter < 1, f"jitter = {self.jitter}: must lie in [0, 1)")
+        for name in ("hidden", "channels"):
+            widths = getattr(self, name)
+            require(all(width >= 1 for width in widths), f"{name} = {widths}: widths must be positive integers")
+        require(len(self.channels) >= 1, "channels is empty: give at least one, for example --channels 12 24")
+        require_seeds(self)

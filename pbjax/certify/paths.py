@@ -1,0 +1,124 @@
+"""Annealed chains of a target: one key a chain, all chains side by side in one program, in chunks of moves.
+
+A chain depends on its own key and on the schedule alone: neither the other chains nor the chunks change it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pbjax.certify.target import Target
+from pbjax.posteriors.energy import Rows
+from pbjax.sampling import AnnealingSchedule, PathState, init_paths, path_chunk, path_sums
+
+# Every chain has its own key; how far the ladder has been climbed is common to all, which keeps the trajectory's
+# loop over leapfrogs one loop and not one with a mask.
+_COMMON = ("beta", "moves", "direction")
+_PER_CHAIN: Any = PathState(*(None if name in _COMMON else 0 for name in PathState._fields))  # type: ignore[arg-type]
+
+
+class Stop(NamedTuple):
+    """C chains where a chunk left them: what a certificate needs had they been stopped there.
+
+    Attributes:
+        beta: the rung reached, scalar.
+        heat: W, nats, [C].
+        log_weight: -A, nats, [C].
+        slack: numerical slack of W and A, nats, [C].
+        acceptance: mean acceptance probability over the chunk's moves, [C].
+        divergences: divergent moves in the chunk, [C].
+        risks: {"surrogate", "zero_one"} on the certified rows, [C] each.
+        held_out: the same on other rows, NaN without them, [C] each.
+    """
+
+    beta: jax.Array
+    heat: jax.Array
+    log_weight: jax.Array
+    slack: jax.Array
+    acceptance: jax.Array
+    divergences: jax.Array
+    risks: dict[str, jax.Array]
+    held_out: dict[str, jax.Array]
+
+
+def begin(keys: jax.Array, target: Target, rows: Rows) -> PathState:
+    """Exact draws from the prior, one chain a key; costs one gradient each.
+
+    Args:
+        keys: typed PRNG keys [C], used for nothing else.
+        target: network and prior; static.
+        rows: `target.rows`.
+
+    Returns:
+        The carry of `advance`, with a leading axis [C] (and [1] behind it) on what differs between chains.
+
+    Example:
+        >>> from pbjax.certify import make_target
+        >>> from pbjax.posteriors import Gaussian
+        >>> target = make_target(lambda w, x: x @ w, Gaussian(jnp.zeros((2, 2)), jnp.zeros((2, 2))), jnp.eye(2), [0, 1])
+        >>> begin(jax.random.split(jax.random.key(0), 3), target, target.rows).position.shape
+        (3, 1, 4)
+    """
+
+    def one(key: jax.Array) -> PathState:
+        return init_paths(key, chains=1, dimension=target.dimension, energy=lambda z: target.energy(z, rows))
+
+    return jax.vmap(one, out_axes=_PER_CHAIN)(keys)
+
+
+def advance(
+    state: PathState,
+    schedule: AnnealingSchedule,
+    rows: Rows,
+    held_out: Rows | None = None,
+    *,
+    target: Target,
+    moves: int,
+    jitter: float = 0.0,
+) -> tuple[PathState, Stop]:
+    """The next `moves` moves of all chains, and the risks of the networks where they end.
+
+    Args:
+        state: carry.
+        schedule: the whole frozen schedule, the same at every call.
+        rows: `target.rows`.
+        held_out: rows that nothing was chosen on, for comparison; None without them.
+        target: network and prior; static.
+        moves: moves of the chunk; those beyond the end of the schedule do nothing; static.
+        jitter: as in `sampling.path_chunk`; static.
+
+    Returns:
+        The carry, and a `Stop`. Costs one forward pass a chain beside the gradients of the moves.
+
+    Example:
+        >>> from pbjax.certify import make_target
+        >>> from pbjax.posteriors import Gaussian
+        >>> from pbjax.sampling import make_schedule
+        >>> target = make_target(lambda w, x: x @ w, Gaussian(jnp.zeros((2, 2)), jnp.zeros((2, 2))), jnp.eye(2), [0, 1])
+        >>> schedule = make_schedule([1.0, 2.0], step_sizes=0.5, num_integration_steps=3)
+        >>> state = begin(jax.random.split(jax.random.key(0), 3), target, target.rows)
+        >>> step = jax.jit(lambda state, rows: advance(state, schedule, rows, target=target, moves=2))
+        >>> state, stop = step(state, target.rows)
+        >>> float(stop.beta), stop.risks["zero_one"].shape
+        (2.0, (3,))
+    """
+
+    def one(state: PathState) -> tuple[PathState, jax.Array, jax.Array]:
+        state, trace = path_chunk(
+            state, schedule, energy=lambda z: target.energy(z, rows), moves=moves, jitter=jitter
+        )  # fmt: skip
+        return state, jnp.nanmean(trace.acceptance), jnp.sum(trace.is_divergent)
+
+    state, acceptance, divergences = jax.vmap(one, in_axes=(_PER_CHAIN,), out_axes=(_PER_CHAIN, 0, 0))(state)
+    sums = jax.vmap(path_sums, in_axes=(_PER_CHAIN,))(state)
+    heat, log_weight, slack = (x[:, 0] for x in (sums.heat, sums.log_weight, sums.slack))
+    z = state.position[:, 0]
+    risks = jax.vmap(lambda z: target.risks(z, rows))(z)
+    if held_out is None:
+        others = {name: jnp.full_like(value, jnp.nan) for name, value in risks.items()}
+    else:
+        others = jax.vmap(lambda z: target.risks(z, held_out))(z)
+    return state, Stop(state.beta, heat, log_weight, slack, acceptance, divergences, risks, others)

@@ -1,0 +1,165 @@
+"""The whole experiment from the command line, at the size of `smoke`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.certify.smoke import config as smoke
+from experiments._certify import network
+from experiments._certify.problem import make_problem
+from pbjax.runs import ROW_FIELDS
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ("--config", "smoke", "--log-level", "quiet")
+
+
+def start(*arguments):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "experiments" / "certify.py"), *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
+    )  # fmt: skip
+
+
+def command(*arguments):
+    process = start(*arguments)
+    out, err = process.communicate(timeout=600)
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("certify") / "run"
+    done = command(*TINY, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def record_of(out):
+    return json.loads((out / "results.json").read_text())
+
+
+def singles(out):
+    """Rows of single networks, 0-1 error, in the order of the seeds."""
+    return [row for row in record_of(out)["rows"] if (row["method"], row["loss"]) == ("heat_single", "zero_one")]
+
+
+def test_rows_hold_every_route_with_heat_ledger_and_assumption(finished):
+    out, done = finished
+    record = record_of(out)
+    rows = record["rows"]
+    found = {(row["method"], row["loss"], row["seed"]) for row in rows}
+    for loss in ("zero_one", "smooth_bounded_cross_entropy"):
+        assert {("heat_single", loss, 0), ("heat_single", loss, 1), ("heat_mean", loss, None)} <= found
+        assert {("heat_law_rigorous", loss, None), ("heat_law_asymptotic", loss, None)} <= found
+    assert {("ais_free_energy", "smooth_bounded_cross_entropy", None), ("test_set", "zero_one", 1)} <= found
+    for row in rows:
+        assert set(ROW_FIELDS) <= set(row)
+        assert 0 <= row["certificate"] <= 1
+        assert row["delta"] == 0.025 and np.isclose(sum(row["delta_ledger"].values()), 0.025)
+        assert row["delta_ledger"]["union"] >= 0.025 * 0.999  # a thousand tries
+        assert row["assumption"] in done.stdout.replace("\n", " ")
+        assert row["n"] == (360 if row["method"] == "test_set" else 300)
+        assert (row["heat"] is None) == (row["method"] in ("ais_free_energy", "test_set"))
+        assert 0 < row["acceptance"] <= 1 and row["gradients"] <= smoke.gradients
+    assert {path.name for path in (out / "figures").iterdir()} == {"run.png", "certificate.png"}
+
+
+def test_the_last_point_of_the_curve_is_the_row(finished):
+    record = record_of(finished[0])
+    last = [point for point in record["curve"] if point["moves"] == len(record["schedule"]["beta"])]
+    for point in last:
+        (row,) = (
+            row for row in record["rows"]
+            if (row["method"], row["loss"], row["seed"]) == ("heat_single", "zero_one", point["seed"])
+        )  # fmt: skip
+        assert point["heat"] == row["heat"] and point["zero_one"] == row["empirical_risk"]
+        assert point["certificate_if_stopped_here"] <= row["certificate"]  # the row shares delta with the other seed
+    gradients = [point["gradients"] for point in record["curve"] if point["seed"] == 0]
+    assert gradients == sorted(set(gradients)) and gradients[-1] == record["rows"][0]["gradients"]
+
+
+def test_the_saved_network_is_the_certified_one(finished):
+    problem = make_problem(smoke)
+    template = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape), leaf.dtype), problem.template)
+    params = network.load(finished[0], smoke, template)
+    logits = jax.vmap(problem.model.apply, (0, None))(params, jnp.asarray(problem.dataset.train_inputs))
+    errors = np.mean(np.argmax(logits, -1) != problem.dataset.train_labels[None], axis=1)
+    rows = singles(finished[0])
+    np.testing.assert_allclose([row["empirical_risk"] for row in rows], errors, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_seed_is_the_same_alone(finished, tmp_path):
+    done = command(*TINY, "--seeds", "1", "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    (alone,), (_, among) = singles(tmp_path / "run"), singles(finished[0])
+    assert alone["seed"] == among["seed"] == 1
+    # Batched products round otherwise, and the moves carry that on: near, not equal.
+    assert alone["heat"] == pytest.approx(among["heat"], rel=0.05)
+    assert alone["certificate"] <= among["certificate"] + 0.02
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(finished, tmp_path):
+    out = tmp_path / "run"
+    process = start(*TINY, "--checkpoint-seconds", "0", "--out", str(out))
+    chunk = out / "checkpoints" / "chains"
+    while process.poll() is None and not (chunk.is_dir() and any(chunk.iterdir())):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=600)
+    stopped = not (out / "results.json").exists()
+    done = command(*TINY, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    if not stopped:
+        pytest.skip("the run was faster than the signal")
+    assert process.returncode != 0
+
+    def numbers(path):
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in record_of(path)["rows"]]
+
+    assert numbers(out) == numbers(finished[0])
+    assert record_of(out)["curve"] == record_of(finished[0])["curve"]
+
+
+@pytest.mark.slow
+def test_a_trained_prior_names_its_rows(tmp_path):
+    out = tmp_path / "run"
+    done = command(
+        *TINY, "--prior-fraction", "0.5", "--prior-scale", "0.1", "--prior-steps", "300", "--seeds", "0", "--out",
+        str(out),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = record_of(out)["rows"]
+    assert {(row["n"], row["prior_rows"]) for row in rows if row["method"] != "test_set"} == {(150, 150)}
+    (single,) = singles(out)
+    assert single["certificate"] < 0.5  # data-free it is 0.66 on twice the rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--config", "nonsense"), "unknown config"),
+        (("--config", "smoke", "--delta", "1.5"), "delta = 1.5"),
+        (("--config", "smoke", "--gradients", "4"), "gradients = 4"),
+        (("--config", "smoke", "--prior-fraction", "1"), "prior_fraction"),
+        (("--config", "smoke", "--prior-fraction", "0.0001"), "prior_fraction"),
+        (("--config", "smoke", "--seeds"), "seeds"),
+        (("--config", "smoke", "--tries", "0"), "tries"),
+        (("--config", "mnist_cnn", "--data-dir", "nowhere"), "mnist"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_two(tmp_path, arguments, said):
+    done = command(*arguments, "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and said in lines[0], done.stderr
