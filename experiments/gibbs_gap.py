@@ -42,6 +42,7 @@ from pbjax.sampling import (
     init_ladder,
     sample_chunk,
     standard_error,
+    summarise_exchange,
 )
 
 NAME = "gibbs_gap"
@@ -196,6 +197,7 @@ def adapt(
             step_sizes=jnp.exp(jnp.asarray(ladder["log_steps"])),
             num_functionals=len(FUNCTIONALS),
             inverse_mass=jnp.asarray(ladder["inverse_mass"]),
+            exchange=config.exchange,
         )
     )(keys(config, "ladder")[0], jnp.asarray(ladder["positions"]), problem.data)
 
@@ -261,6 +263,7 @@ def sample(
         "step_size": step,
         "streamed_error": np.asarray(standard_error(state.statistics)),
         "last": np.asarray(state.kernel.position).reshape(len(step), -1, problem.whitening.dimension),
+        "exchange": None if state.exchange is None else summarise_exchange(state.exchange),
         "seconds": time.perf_counter() - begin,
     }
 

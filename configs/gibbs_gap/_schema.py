@@ -55,6 +55,8 @@ class GibbsGap(RunOptions):
     """Leapfrog steps a move."""
     precondition: bool = True
     """Diagonal mass matrix from the pilot's gradients, on every rung its own; else the identity."""
+    exchange: bool = False
+    """Neighbouring rungs of a chain offer each other their states after every move (deterministic even-odd swaps)."""
     jitter: float = 0.2
     """Each move draws its step size from step * [1 - jitter, 1 + jitter]."""
     target_acceptance: float = 0.8

@@ -14,7 +14,7 @@ from experiments._gibbs_gap.problem import FUNCTIONALS, Problem
 from pbjax import certificates, evidence, posteriors, runs
 from pbjax.runs import figures
 from pbjax.runs.tables import print_results
-from pbjax.sampling import Diagnostics, flag_rungs, summarise
+from pbjax.sampling import Diagnostics, ExchangeSummary, flag_rungs, summarise
 
 ROUTES = ("gibbs_plugin", "gibbs_iid", "gibbs_asymptotic", "gibbs_chains")
 
@@ -139,7 +139,7 @@ def write(
     for index, seed in enumerate(config.seeds):
         chains = slice(index * config.chains, (index + 1) * config.chains)
         own = draws[:, :, chains]
-        results = {name: summarise(own[f]) for f, name in enumerate(FUNCTIONALS)}
+        results = {name: summarise(own[f], dependent_rungs=config.exchange) for f, name in enumerate(FUNCTIONALS)}
         summaries = {name: result[0] for name, result in results.items()}
         diagnostics = {name: result[1] for name, result in results.items()}
         estimate = evidence.thermodynamic_integration_with_errors(betas, summaries["energy"])
@@ -169,6 +169,7 @@ def write(
                     "step_size": float(sampled["step_size"][rung - 1]) if rung else None,
                     "acceptance": float(sampled["acceptance"][rung - 1]) if rung else None,
                     "divergences": int(divergences[rung]),
+                    **_swaps(sampled["exchange"], rung, chains),
                     **{f"mean_{name}": float(np.asarray(summaries[name].mean)[rung]) for name in FUNCTIONALS},
                     "streamed_standard_error_energy": (
                         float(np.sqrt(np.mean(sampled["streamed_error"][0, rung - 1, chains] ** 2) / config.chains))
@@ -185,10 +186,30 @@ def write(
             )  # fmt: skip
         if index == 0:
             _figures(config, directory, betas, own, summaries, diagnostics, estimate, flags)
-    directory.write_results(rows, sections={"ladder": rungs, "gap": gaps, "pilot": _pilot(up, down, config)})
+    sections = {"ladder": rungs, "gap": gaps, "pilot": _pilot(up, down, config)}
+    if config.exchange:
+        sections["exchange"] = _round_trips(config, sampled["exchange"])
+    directory.write_results(rows, sections=sections)
     figures.certificates_by_temperature(rows, directory.figures / "certificates.png")
     summary.write(directory.path)
     _say(config, directory, rows, rungs)
+
+
+def _swaps(exchange: ExchangeSummary | None, rung: int, chains: slice) -> dict[str, float | None]:
+    """Column of the ladder: how often a swap with the rung above is accepted, over the chains of one seed."""
+    if exchange is None:
+        return {}
+    within = 1 <= rung <= len(exchange.acceptance)
+    return {"swap_acceptance": float(exchange.acceptance[rung - 1, chains].mean()) if within else None}
+
+
+def _round_trips(config: Any, exchange: ExchangeSummary) -> list[dict[str, int]]:
+    """Round trips of the replicas between the lowest sampled rung and the highest, seed by seed."""
+    by_seed = (np.reshape(x, (len(config.seeds), -1)).sum(1) for x in exchange[1:])
+    return [
+        {"seed": int(seed), "round_trips": int(trips), "replicas_at_both_ends": int(both)}
+        for seed, trips, both in zip(config.seeds, *by_seed, strict=True)
+    ]
 
 
 def _pilot(up: Any, down: Any, config: Any) -> list[dict[str, float]]:

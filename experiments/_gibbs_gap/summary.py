@@ -53,6 +53,9 @@ def _ladder(record: Mapping[str, Any]) -> str:
         "seed", "beta", "L", "s.e.", "0-1", "test 0-1", "−log Z right", "trapezium", "left", "acceptance", "step",
         "R-hat L", "ESS L", "R-hat 0-1", "ESS 0-1", "R-hat log p", "ESS log p", "flag",
     )  # fmt: skip
+    exchanged = "exchange" in record
+    if exchanged:
+        header = (*header[:-1], "swap up", header[-1])
     return _table(
         header,
         (
@@ -67,11 +70,20 @@ def _ladder(record: Mapping[str, Any]) -> str:
                     for name in ("energy", "zero_one", "test_log_likelihood")
                     for cell in (_number(rung[f"r_hat_{name}"], 3), _number(rung[f"ess_{name}"], 0))
                 ),
+                *((_number(rung["swap_acceptance"], 2),) if exchanged else ()),
                 rung["flag"] or "",
             )
             for rung in record["ladder"]
         ),
     )  # fmt: skip
+
+
+def _exchange(record: Mapping[str, Any]) -> str:
+    if "exchange" not in record:
+        return ""
+    header = ("seed", "round trips", "replicas that met both ends")
+    lines = ((str(x["seed"]), str(x["round_trips"]), str(x["replicas_at_both_ends"])) for x in record["exchange"])
+    return f"Replica exchange, bottom to top to bottom:\n\n{_table(header, lines)}\n"
 
 
 def _gap(record: Mapping[str, Any]) -> str:
@@ -119,7 +131,7 @@ delta = {rows[0]["delta"]:g} for each loss. † marks a number that a diagnostic
 ## The ladder
 
 {_ladder(record)}
-## The gap of mean field, KL(Q‖Q_beta)/beta
+{_exchange(record)}## The gap of mean field, KL(Q‖Q_beta)/beta
 
 E_Q L + KL(Q‖P)/beta − (−log Z)/beta for the mean-field posterior trained at each rung, with −log Z by the trapezium;
 low and high take the left and the right sum.

@@ -85,7 +85,7 @@ def _surrogate_values(betas: np.ndarray, limits: Limits, *, n: int, delta: float
 
 
 def _plug_in_errors(
-    betas: np.ndarray, energy: Means, risk: Means | None, kl: np.ndarray, *, n: int, delta: float
+    betas: np.ndarray, energy: Means, risk: Means | None, kl: np.ndarray, *, n: int, delta: float, dependent: bool
 ) -> np.ndarray:
     """Delta method: standard error of kl⁻¹(risk_k, (KL_k + log)/n) at the estimates, KL the trapezium; for k ≥ 1."""
     q = (energy if risk is None else risk).mean[1:]
@@ -103,7 +103,8 @@ def _plug_in_errors(
     else:  # the two means at rung k share their draws, so their errors may add up
         own = np.abs(here) * energy.standard_error[1:] + by_q * risk.standard_error[1:]
     # At p = 1 the value cannot move; at q = 0 its slope is infinite and there is no first-order error.
-    return np.where(regular, np.sqrt(variance + own**2), np.where(p >= 1, 0.0, np.nan))
+    total = np.cumsum(np.abs(earlier)) * by_c / n + own if dependent else np.sqrt(variance + own**2)
+    return np.where(regular, total, np.where(p >= 1, 0.0, np.nan))
 
 
 def certify(
@@ -168,7 +169,7 @@ def certify(
         else:
             values = _pac_bayes_kl(limits.risk[1:], limits.kl[1:], n=n, delta=event)
             kl_high = np.maximum(limits.kl, high)
-    errors = _plug_in_errors(ladder, heat, certified, middle, n=n, delta=event)
+    errors = _plug_in_errors(ladder, heat, certified, middle, n=n, delta=event, dependent=energy.dependent_rungs)
 
     # The whole ladder, shared by all certificates: a copy of each one's own part would take K² numbers.
     common = {

@@ -171,9 +171,10 @@ def gibbs_asymptotic(
     """Route (ii): converged chains, Markov-chain central limit theorem, delta method through the left sum.
 
     KL ≤ KL_left + t · sqrt(Σ_j d_{j+1}² se_j² + b_k² se_k²), risk ≤ risk_k + t · se; t has the least ESS of the rungs
-    involved minus one degrees of freedom. With ``between_chains`` the standard errors are those of the sums over C
-    chains, with C − 1 degrees of freedom: this also covers rungs that are dependent along a chain, but with 4 chains
-    the quantile is about four times the normal one.
+    involved minus one degrees of freedom. Where the statistics say ``dependent_rungs`` (replica exchange) the errors
+    are added instead, which holds under any dependence. With ``between_chains`` the standard errors are those of the
+    sums over C chains, with C − 1 degrees of freedom: this also covers rungs that are dependent along a chain, but with
+    4 chains the quantile is about four times the normal one.
 
     Args:
       betas: [K] · total inverse temperature · increasing from 0, the prior rung.
@@ -208,7 +209,8 @@ def gibbs_asymptotic(
     References:
       pbjax reference note, PAC-Bayes certificates of the Gibbs posterior, section 2.3, route B.
     """
-    source = "the spread between chains" if between_chains else "effective sample sizes, rungs independent"
+    rungs = "dependent in any way" if energy.dependent_rungs else "independent"
+    source = "the spread between chains" if between_chains else f"effective sample sizes, rungs {rungs}"
     return certify(
         betas,
         energy,
@@ -222,7 +224,7 @@ def gibbs_asymptotic(
         union=union,
         flags=flags,
         monte_carlo_share=monte_carlo_share,
-        limit=partial(asymptotic_limits, by_chain=between_chains),
+        limit=partial(asymptotic_limits, by_chain=between_chains, dependent_rungs=bool(energy.dependent_rungs)),
     )
 
 

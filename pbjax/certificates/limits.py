@@ -157,7 +157,7 @@ def _quantile(delta: float, freedom: np.ndarray) -> np.ndarray:
     return -stdtrit(np.clip(freedom, 1.0, 1e8), delta)
 
 
-def _functional(weights: np.ndarray, x: Means, by_chain: bool) -> tuple[np.ndarray, np.ndarray]:
+def _functional(weights: np.ndarray, x: Means, by_chain: bool, dependent_rungs: bool) -> tuple[np.ndarray, np.ndarray]:
     """Standard error and degrees of freedom of weights[k] · means, for every row k."""
     if by_chain:
         chains = x.chain_means.shape[1]
@@ -169,6 +169,8 @@ def _functional(weights: np.ndarray, x: Means, by_chain: bool) -> tuple[np.ndarr
     # A rung's variance is worth its effective draws minus one. The least of the rungs' degrees of freedom, unlike a
     # combined number (Welch-Satterthwaite), cannot make a limit tighter when some rung's error grows.
     freedom = np.where(parts != 0, np.maximum(x.ess - 1, 1), np.inf).min(axis=1)
+    if dependent_rungs:  # the standard deviation of a sum is at most the sum of the standard deviations
+        return np.abs(parts).sum(axis=1), freedom
     return np.sqrt((parts**2).sum(axis=1)), freedom
 
 
@@ -180,13 +182,15 @@ def asymptotic_limits(
     rungs: tuple[int, ...],
     delta: float,
     by_chain: bool,
+    dependent_rungs: bool = False,
 ) -> Limits:
     """Limits from the Markov-chain central limit theorem, with the delta method through the (linear) left sum.
 
     Λ_left = Σ_j d_{j+1} m_j and KL_left = Λ_left − b_k m_k have variances Σ a_j² se_j²; the limit is the estimate plus
     a t quantile of the standard error, with the least effective number of draws of the rungs involved, minus one, as
     degrees of freedom (C − 1 if the variance is that of the functional over C chains). For each rung in S: Λ, and m_k
-    from both sides; or KL and the risk. Rungs are taken as independent of each other, except between chains.
+    from both sides; or KL and the risk. Rungs are taken as independent of each other, except between chains and where
+    they are said to be dependent: Σ |a_j| se_j then is the standard error.
 
     A standard error of exactly zero is no evidence of certainty (a chain that never moved has it): the mean concerned
     gets the trivial limits 0 and 1; a certified risk that never varied while the energy did, such as a training error
@@ -199,6 +203,7 @@ def asymptotic_limits(
       rungs: S, the rungs looked at.
       delta: Monte-Carlo budget.
       by_chain: variance from the spread between chains (True) or from the standard errors of the rungs.
+      dependent_rungs: whether the rungs of a chain depend on each other.
 
     Returns:
       Limits, valid at the rungs in S asymptotically.
@@ -219,7 +224,7 @@ def asymptotic_limits(
 
     def limit(weights: np.ndarray, x: Means, still: np.ndarray) -> np.ndarray:
         """Upper limit on weights · E; a mean that never varied enters by the trivial limit on its side."""
-        error, freedom = _functional(np.where(still, 0.0, weights), x, by_chain)
+        error, freedom = _functional(np.where(still, 0.0, weights), x, by_chain, dependent_rungs)
         worst = np.where(still, (weights > 0).astype(float), x.mean)  # 1 where it counts upwards, 0 downwards
         # 0 · NaN is NaN: a broken rung must not reach the sums that do not contain it.
         used = np.where(weights != 0, weights * worst, 0.0).sum(axis=1)

@@ -8,6 +8,7 @@ sum over-states Λ and KL and the right sum under-states them, on every ladder.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -204,13 +205,18 @@ def _root(x: jax.Array) -> jax.Array:
     return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), x)
 
 
-def _standard_errors(betas: jax.Array, errors: jax.Array) -> ThermodynamicIntegration:
-    """Each sum is Σ_{j<k} w_j m_j + v_k m_k; w does not depend on k, so all k share one cumulative sum."""
+def _standard_errors(betas: jax.Array, errors: jax.Array, dependent: bool) -> ThermodynamicIntegration:
+    """Each sum is Σ_{j<k} w_j m_j + v_k m_k; w does not depend on k, so all k share one cumulative sum.
+
+    The standard deviation of a sum of dependent terms is at most the sum of theirs (Minkowski).
+    """
     steps = jnp.diff(betas)
     zero = jnp.zeros_like(betas[:1])
     after, before = jnp.concatenate([steps, zero]), jnp.concatenate([zero, steps])
 
     def error(interior: jax.Array, end: jax.Array) -> jax.Array:
+        if dependent:
+            return _cumulative(jnp.abs(interior * errors)[:-1]) + jnp.abs(end * errors)
         earlier = _cumulative((interior * errors)[:-1] ** 2)
         return _root(earlier + (end * errors) ** 2)
 
@@ -229,7 +235,8 @@ def thermodynamic_integration_with_errors(betas: ArrayLike, statistics: SampleSt
     """Thermodynamic integration from sampled means, with Monte-Carlo errors and a second estimate.
 
     Every sum is linear in the means, so its variance is Σ_j a_j² se_j² with the sum's own weights a_j; the mean at the
-    last rung enters −log Z and KL once, with its joint weight.
+    last rung enters −log Z and KL once, with its joint weight. Where the rungs are dependent, Σ_j |a_j| se_j is the
+    standard error.
 
     Args:
       betas: [K] · total inverse temperature · increasing from 0.
@@ -260,13 +267,16 @@ def thermodynamic_integration_with_errors(betas: ArrayLike, statistics: SampleSt
     chain_means = jnp.asarray(statistics.chain_means).astype(means.dtype)
     if chain_means.ndim != 2 or chain_means.shape[0] != means.size:
         raise ValueError(f"chain_means has shape {chain_means.shape} for {means.size} rungs; give [rungs, chains]")
-    return _estimate(betas, means, variances, errors, chain_means)
+    return _estimate(
+        betas, means, variances, errors, chain_means, dependent_rungs=bool(statistics.dependent_rungs)
+    )  # fmt: skip
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="dependent_rungs")
 def _estimate(
-    betas: jax.Array, means: jax.Array, variances: jax.Array, errors: jax.Array, chain_means: jax.Array
-) -> EvidenceEstimate:
+    betas: jax.Array, means: jax.Array, variances: jax.Array, errors: jax.Array, chain_means: jax.Array, *,
+    dependent_rungs: bool,
+) -> EvidenceEstimate:  # fmt: skip
     chains = chain_means.shape[1]
     if chains < 2:
         chain_error = ThermodynamicIntegration(*(jnp.full_like(means, jnp.nan),) * 6)
@@ -275,7 +285,7 @@ def _estimate(
         chain_error = jax.tree.map(lambda x: _root(jnp.var(x, axis=0, ddof=1) / chains), by_chain)
     return EvidenceEstimate(
         value=_sums(betas, means),
-        standard_error=_standard_errors(betas, errors),
+        standard_error=_standard_errors(betas, errors, dependent_rungs),
         chain_standard_error=chain_error,
         variance_form=_variance_sums(betas, means, variances),
         bracket_width=jnp.diff(betas) * (means[:-1] - means[1:]),

@@ -18,6 +18,8 @@ class SampleStatistics(NamedTuple):
       standard_error: [K] · standard error of ``mean``, autocorrelation included.
       chain_means: [K, C] · mean of each chain; chain c of one rung is independent of chain c' of any rung.
       num_draws: [K] or scalar · retained draws of all chains together.
+      dependent_rungs: whether the rungs of one chain depend on each other, as after replica exchange. Errors of sums
+        over rungs are then added without taking roots of sums of squares, which holds under any dependence.
     """
 
     mean: ArrayLike
@@ -25,6 +27,7 @@ class SampleStatistics(NamedTuple):
     standard_error: ArrayLike
     chain_means: ArrayLike
     num_draws: ArrayLike
+    dependent_rungs: bool = False
 
 
 def independent_statistics(draws: ArrayLike) -> SampleStatistics:
@@ -101,4 +104,7 @@ def merge_rungs(
             two = np.broadcast_to(two, np.shape(new_statistics.mean))
         return np.concatenate([one, two])[order]
 
-    return both[order], SampleStatistics(*(join(name) for name in SampleStatistics._fields))
+    joined = {name: join(name) for name in SampleStatistics._fields if name != "dependent_rungs"}
+    return both[order], SampleStatistics(
+        **joined, dependent_rungs=statistics.dependent_rungs or new_statistics.dependent_rungs
+    )

@@ -4,6 +4,7 @@ from pbjax.sampling import hmc
 from pbjax.sampling.annealed_paths import init_paths, init_reverse_paths, path_chunk, path_sums
 from pbjax.sampling.annealing import AnnealState, AnnealTrace, anneal_chunk, init_anneal
 from pbjax.sampling.diagnostics import Diagnostics, flag_rungs, summarise
+from pbjax.sampling.exchange import EnergyState, ExchangeRecord, ExchangeSummary, summarise_exchange
 from pbjax.sampling.ladder import (
     Draws,
     HMCSettings,
@@ -33,6 +34,9 @@ __all__ = [
     "CompensatedSum",
     "Diagnostics",
     "Draws",
+    "EnergyState",
+    "ExchangeRecord",
+    "ExchangeSummary",
     "HMCSettings",
     "LadderState",
     "PathState",
@@ -60,6 +64,7 @@ __all__ = [
     "standard_error",
     "sum_value",
     "summarise",
+    "summarise_exchange",
     "update_statistics",
     "variance",
 ]

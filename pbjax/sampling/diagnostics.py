@@ -30,7 +30,7 @@ def _diagnose(draws: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jax.vmap(lambda x: (blackjax.diagnostics.rhat(x), blackjax.diagnostics.effective_sample_size(x)))(draws)
 
 
-def summarise(draws: ArrayLike) -> tuple[SampleStatistics, Diagnostics]:
+def summarise(draws: ArrayLike, *, dependent_rungs: bool = False) -> tuple[SampleStatistics, Diagnostics]:
     """Statistics and diagnostics of one functional from its draws.
 
     The standard error is sqrt(variance / effective sample size) with blackjax's many-chain effective sample size, which
@@ -39,6 +39,7 @@ def summarise(draws: ArrayLike) -> tuple[SampleStatistics, Diagnostics]:
 
     Args:
         draws: [K, C, D], rungs x chains x draws, C >= 2 and D >= 4.
+        dependent_rungs: whether a chain's rungs exchanged their states; kept in the statistics.
 
     Returns:
         `SampleStatistics` with fields [K] (and chain_means [K, C]), and `Diagnostics`.
@@ -80,6 +81,7 @@ def summarise(draws: ArrayLike) -> tuple[SampleStatistics, Diagnostics]:
         standard_error=np.sqrt(variance / ess),
         chain_means=draws.mean(axis=2),
         num_draws=np.full(rungs, total),
+        dependent_rungs=dependent_rungs,
     )
     return statistics, Diagnostics(r_hat, ess / chains)
 

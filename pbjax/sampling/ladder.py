@@ -8,6 +8,8 @@ The order of the phases, each a pure function of (state, constants) that the hos
 2. `adapt_chunk`: chains sit on their rungs, step sizes settle by Robbins-Monro; nothing of it is reported.
 3. `sample_chunk`: step sizes are frozen, functionals are streamed.
 
+In 2 and 3 neighbouring rungs may exchange their states (`pbjax.sampling.exchange`).
+
 K rungs, C chains a rung, R = K C replicas with rungs varying slowest, F functionals, d parameters.
 """
 
@@ -15,12 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from pbjax.sampling import exchange as replica_exchange
 from pbjax.sampling import hmc
+from pbjax.sampling.exchange import EnergyState, ExchangeRecord
 from pbjax.sampling.hmc import Energy, KernelState
 from pbjax.sampling.statistics import StreamedStatistics, init_statistics, update_statistics
 
@@ -54,22 +58,24 @@ class LadderState(NamedTuple):
     """Carry of adaptation and sampling.
 
     Attributes:
-        kernel: KernelState, leading axis R.
+        kernel: leading axis R; `KernelState`, or `EnergyState` where rungs exchange their states.
         log_step: [K].
         inverse_mass: diagonal of the inverse mass matrix of every rung, float32 [K, d]; ones for the identity.
         log_step_sum: [K], sum of log_step over the adaptation moves that count towards the frozen value.
         moves: int32 scalar, moves made.
         statistics: streamed over shape [F, K, C].
         key: typed PRNG key.
+        exchange: the record of the swaps, or None where there are none.
     """
 
-    kernel: KernelState
+    kernel: KernelState | EnergyState
     log_step: jax.Array
     inverse_mass: jax.Array
     log_step_sum: jax.Array
     moves: jax.Array
     statistics: StreamedStatistics
     key: jax.Array
+    exchange: ExchangeRecord | None = None
 
 
 class Draws(NamedTuple):
@@ -96,6 +102,7 @@ def init_ladder(
     num_functionals: int,
     inverse_mass: jax.Array | None = None,
     lags: int = 32,
+    exchange: bool = False,
 ) -> LadderState:
     """Start of adaptation and sampling; costs one gradient a replica.
 
@@ -108,9 +115,15 @@ def init_ladder(
         num_functionals: F, number of scalars that `sample_chunk` will stream.
         inverse_mass: diagonal of the inverse mass matrices, [K, d]; the identity by default.
         lags: largest lag of the streamed autocovariance.
+        exchange: after every move neighbouring rungs of a chain offer each other their states
+            (`pbjax.sampling.exchange`), betas then increasing and K >= 2. Draws of different rungs of a chain are then
+            dependent; those of different chains are not.
 
     Returns:
         The carry of `adapt_chunk` and `sample_chunk`.
+
+    Raises:
+        ValueError: for an exchange between fewer than two rungs.
 
     Example:
         >>> energy = lambda z: jnp.mean(z**2)
@@ -121,7 +134,11 @@ def init_ladder(
         (6, 5)
     """
     rungs, chains, dimension = positions.shape
-    kernel = hmc.init(positions.reshape(-1, dimension), jnp.repeat(betas, chains), energy)
+    flat = positions.reshape(-1, dimension)
+    if exchange:
+        kernel, record = replica_exchange.init_state(flat, energy), replica_exchange.init_record(rungs, chains)
+    else:
+        kernel, record = hmc.init(flat, jnp.repeat(betas, chains), energy), None
     log_step = jnp.log(step_sizes)
     if inverse_mass is None:
         inverse_mass = jnp.ones((rungs, dimension), positions.dtype)
@@ -133,26 +150,36 @@ def init_ladder(
         jnp.zeros((), jnp.int32),
         init_statistics((num_functionals, rungs, chains), lags=lags),
         key,
+        record,
     )
 
 
 def _move(
-    state: LadderState, betas: jax.Array, step_sizes: jax.Array, energy: Energy, settings: HMCSettings
-) -> tuple[KernelState, hmc.StepInfo, jax.Array]:
+    state: LadderState, betas: jax.Array, energy: Energy, settings: HMCSettings
+) -> tuple[LadderState, jax.Array, jax.Array]:
+    """One HMC move of every replica, then swaps if asked for: the carry, acceptance and divergences [K, C]."""
     chains = state.kernel.position.shape[0] // betas.shape[0]
-    key, key_move = jax.random.split(state.key)
-    kernel, info = hmc.step(
-        key_move,
-        state.kernel,
-        betas=jnp.repeat(betas, chains),
-        step_sizes=jnp.repeat(step_sizes, chains),
-        energy=energy,
-        num_integration_steps=settings.num_integration_steps,
-        jitter=settings.jitter,
-        inverse_mass=jnp.repeat(state.inverse_mass, chains, axis=0),
-    )
+    arguments: dict[str, Any] = {
+        "betas": jnp.repeat(betas, chains),
+        "step_sizes": jnp.repeat(jnp.exp(state.log_step), chains),
+        "energy": energy,
+        "num_integration_steps": settings.num_integration_steps,
+        "jitter": settings.jitter,
+        "inverse_mass": jnp.repeat(state.inverse_mass, chains, axis=0),
+    }
+    record = state.exchange
+    if isinstance(state.kernel, EnergyState):
+        assert record is not None  # they are made together
+        key, key_move, key_swap = jax.random.split(state.key, 3)
+        kernel, acceptance, divergent = replica_exchange.move(key_move, state.kernel, **arguments)
+        kernel, record = replica_exchange.swap(key_swap, kernel, record, betas=betas)
+    else:
+        key, key_move = jax.random.split(state.key)
+        kernel, info = hmc.step(key_move, state.kernel, **arguments)
+        acceptance, divergent = jnp.nan_to_num(info.acceptance), info.is_divergent
     shape = (betas.shape[0], chains)
-    return kernel, jax.tree.map(lambda x: x.reshape(shape), info), key
+    state = state._replace(kernel=kernel, moves=state.moves + 1, key=key, exchange=record)
+    return state, acceptance.reshape(shape), divergent.reshape(shape)
 
 
 def adapt_chunk(
@@ -181,17 +208,14 @@ def adapt_chunk(
     """
 
     def move(state: LadderState, _: None) -> tuple[LadderState, jax.Array]:
-        kernel, info, key = _move(state, betas, jnp.exp(state.log_step), energy, settings)
+        moves = state.moves
+        state, acceptance, _divergent = _move(state, betas, energy, settings)
         log_step = hmc.adapt_log_step(
-            state.log_step,
-            info.acceptance,
-            target=settings.target_acceptance,
-            gain=gain / jnp.sqrt(1.0 + state.moves),
+            state.log_step, acceptance, target=settings.target_acceptance, gain=gain / jnp.sqrt(1.0 + moves)
         )
         log_step = jnp.minimum(log_step, settings.max_log_step)
-        total = jnp.where(state.moves >= total_moves // 2, state.log_step_sum + log_step, state.log_step_sum)
-        state = state._replace(kernel=kernel, log_step=log_step, log_step_sum=total, moves=state.moves + 1, key=key)
-        return state, jnp.nan_to_num(info.acceptance).mean(-1)
+        total = jnp.where(moves >= total_moves // 2, state.log_step_sum + log_step, state.log_step_sum)
+        return state._replace(log_step=log_step, log_step_sum=total), acceptance.mean(-1)
 
     return jax.lax.scan(move, state, None, length=moves)
 
@@ -204,11 +228,15 @@ def freeze(state: LadderState, *, total_moves: int) -> LadderState:
         total_moves: as given to `adapt_chunk`.
 
     Returns:
-        The carry with frozen step sizes and its move counter at zero.
+        The carry with frozen step sizes, its move counter at zero and an empty record of swaps.
     """
+    record = state.exchange
+    if record is not None:
+        record = replica_exchange.init_record(*record.replica.shape)
     return state._replace(
-        log_step=state.log_step_sum / (total_moves - total_moves // 2), moves=jnp.zeros_like(state.moves)
-    )
+        log_step=state.log_step_sum / (total_moves - total_moves // 2), moves=jnp.zeros_like(state.moves),
+        exchange=record,
+    )  # fmt: skip
 
 
 def sample_chunk(
@@ -251,13 +279,12 @@ def sample_chunk(
     rungs = betas.shape[0]
 
     def move(state: LadderState, _: None):
-        kernel, info, key = _move(state, betas, jnp.exp(state.log_step), energy, settings)
-        functionals = jax.vmap(observe, out_axes=1)(kernel.position)
+        state, acceptance, divergent = _move(state, betas, energy, settings)
+        functionals = jax.vmap(observe, out_axes=1)(state.kernel.position)
         functionals = functionals.reshape(functionals.shape[0], rungs, -1)
-        statistics = update_statistics(state.statistics, functionals)
-        state = state._replace(kernel=kernel, moves=state.moves + 1, statistics=statistics, key=key)
-        kept = kernel.position if keep_positions else None
-        return state, (Draws(functionals, jnp.nan_to_num(info.acceptance), info.is_divergent), kept)
+        state = state._replace(statistics=update_statistics(state.statistics, functionals))
+        kept = state.kernel.position if keep_positions else None
+        return state, (Draws(functionals, acceptance, divergent), kept)
 
     state, (trace, positions) = jax.lax.scan(move, state, None, length=draws)
     return state, (jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), trace), positions)

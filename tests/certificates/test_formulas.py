@@ -116,6 +116,13 @@ def test_asymptotic_route_spelled_out():
     expected = bounds.pac_bayes_kl(0.1 + quantile * 0.003, kl, n=N, delta=0.025)
     np.testing.assert_allclose(made.kl_high, kl, rtol=1e-9)
     np.testing.assert_allclose(made.value, expected, rtol=1e-9)
+    # After replica exchange the rungs of a chain depend on each other: their errors add up.
+    exchanged = energy._replace(dependent_rungs=True)
+    dependent = gibbs_asymptotic(betas, exchanged, risk=risk, loss="zero_one", rungs_inspected=[2], **SETTINGS)[1]
+    kl = 10 * 0.6 + 30 * 0.4 - 40 * 0.3 + quantile * (10 * 0.002 + 30 * 0.001 + 40 * 0.003)
+    np.testing.assert_allclose(dependent.kl_high, kl, rtol=1e-9)
+    assert dependent.value > made.value and dependent.standard_error > made.standard_error
+    assert "rungs dependent in any way" in dependent.assumption and "rungs independent" in made.assumption
 
 
 def test_between_chain_variance_uses_the_joint_sums():

@@ -127,6 +127,11 @@ def test_standard_errors_are_those_of_the_linear_functional():
     for name in jacobians._fields:
         expected = np.sqrt(np.asarray(getattr(jacobians, name)) ** 2 @ errors**2)
         np.testing.assert_allclose(getattr(estimate.standard_error, name), expected, atol=1e-14, err_msg=name)
+    # Rungs that exchange their states: the sum of the errors, which no dependence can exceed.
+    dependent = thermodynamic_integration_with_errors(betas, statistics._replace(dependent_rungs=True))
+    for name in jacobians._fields:
+        expected = np.abs(np.asarray(getattr(jacobians, name))) @ errors
+        np.testing.assert_allclose(getattr(dependent.standard_error, name), expected, atol=1e-14, err_msg=name)
 
 
 def test_chain_errors_see_dependence_between_rungs_and_rung_errors_do_not():

@@ -87,6 +87,21 @@ def test_failed_diagnostics_are_flagged_with_a_warning_and_status_zero(finished)
     assert "warning: seed 0, beta" in done.stderr
 
 
+@pytest.mark.slow
+def test_exchange_reports_swaps_and_round_trips_and_changes_no_columns(finished, tmp_path):
+    done = command(*TINY, "--seeds", "0", "1", "--exchange", "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    plain, record = (json.loads((out / "results.json").read_text()) for out in (finished[0], tmp_path / "run"))
+    assert [set(row) for row in record["rows"]] == [set(row) for row in plain["rows"]]
+    assert "exchange" not in plain and [entry["seed"] for entry in record["exchange"]] == [0, 1]
+    assert all(entry["round_trips"] >= 0 for entry in record["exchange"])
+    swaps = [rung["swap_acceptance"] for rung in record["ladder"] if rung["seed"] == 0]
+    assert swaps[0] is None and swaps[-1] is None and all(0 <= rate <= 1 for rate in swaps[1:-1])
+    asymptotic = [row for row in record["rows"] if row["method"] == "gibbs_asymptotic"]
+    assert all("dependent in any way" in row["assumption"] for row in asymptotic)
+    assert "round trips" in (tmp_path / "run" / "summary.md").read_text()
+
+
 def test_a_finished_run_is_read_and_gives_the_same_rows(finished):
     out, _ = finished
     before = rows_of(out)
