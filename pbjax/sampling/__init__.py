@@ -3,6 +3,7 @@
 from pbjax.sampling import hmc
 from pbjax.sampling.annealed_paths import init_paths, init_reverse_paths, path_chunk, path_sums
 from pbjax.sampling.annealing import AnnealState, AnnealTrace, anneal_chunk, init_anneal
+from pbjax.sampling.annealing_pilot import PilotState, init_pilot, pilot, pilot_chunk, provisional_ladder
 from pbjax.sampling.diagnostics import Diagnostics, flag_rungs, summarise
 from pbjax.sampling.exchange import EnergyState, ExchangeRecord, ExchangeSummary, summarise_exchange
 from pbjax.sampling.ladder import (
@@ -15,6 +16,7 @@ from pbjax.sampling.ladder import (
     sample_chunk,
 )
 from pbjax.sampling.path_records import PathState, PathSums, PathTrace
+from pbjax.sampling.pilot_schedule import PilotReport, PilotTrace, choose_schedule
 from pbjax.sampling.schedule import AnnealingSchedule, make_schedule
 from pbjax.sampling.statistics import (
     StreamedStatistics,
@@ -42,17 +44,22 @@ __all__ = [
     "PathState",
     "PathSums",
     "PathTrace",
+    "PilotReport",
+    "PilotState",
+    "PilotTrace",
     "StreamedStatistics",
     "adapt_chunk",
     "add_to_sum",
     "anneal_chunk",
     "autocovariance",
+    "choose_schedule",
     "flag_rungs",
     "freeze",
     "hmc",
     "init_anneal",
     "init_ladder",
     "init_paths",
+    "init_pilot",
     "init_reverse_paths",
     "init_statistics",
     "init_sum",
@@ -60,6 +67,9 @@ __all__ = [
     "mean",
     "path_chunk",
     "path_sums",
+    "pilot",
+    "pilot_chunk",
+    "provisional_ladder",
     "sample_chunk",
     "standard_error",
     "sum_value",

@@ -1,0 +1,162 @@
+"""The pilot of annealed chains: ladder against the closed form, budget, acceptance, heat against a plain ladder."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pbjax.sampling import (
+    PilotTrace,
+    choose_schedule,
+    init_paths,
+    init_pilot,
+    path_chunk,
+    pilot,
+    pilot_chunk,
+    provisional_ladder,
+)
+
+DIMENSION, BETA, BUDGET = 12, 3000.0, 401
+SCALES = np.geomspace(0.02, 1.0, DIMENSION)
+
+
+def bounded(z):
+    """A bounded loss with curvatures over a factor of 50 and its minimum away from the prior's mean."""
+    return 1 - jnp.exp(-0.5 * jnp.mean(jnp.asarray(SCALES) * jnp.square(z.astype(jnp.float64) - 1.5)))
+
+
+choose = partial(pilot, energy=bounded, dimension=DIMENSION, beta=BETA, gradients=BUDGET, num_integration_steps=6)
+
+
+@pytest.fixture(scope="module")
+def chosen():
+    return choose(jax.random.key(0))
+
+
+def reported(schedule, *, seed=1, chains=64):
+    start = jax.jit(partial(init_paths, chains=chains, dimension=DIMENSION, energy=bounded))
+    advance = jax.jit(partial(path_chunk, energy=bounded, moves=schedule.num_moves))
+    return advance(start(jax.random.key(seed)), schedule)
+
+
+# --- the ladder against a closed form: L = |z|^2 / (2 d) has m(b) = 1 / (2 (1 + b / d)) ------------------------------
+
+
+def quadratic_trace(moves=4000, *, beta=1e4, dimension=10):
+    """What an endless, noiseless pilot of the quadratic would have seen, at a step size that never changes."""
+    betas = np.geomspace(beta * 1e-5, beta, moves)
+    energy = 0.5 / (1 + betas / dimension)
+    drop = -np.diff(energy, prepend=0.5)
+    column = (moves, 1)
+    return PilotTrace(
+        *map(
+            jnp.asarray,
+            (
+                betas, energy.reshape(column), np.full(column, 0.8), np.full(moves, 0.1), np.full(moves, 3),
+                (betas * drop).reshape(column),
+            ),
+        )
+    )  # fmt: skip
+
+
+def test_rungs_have_constant_thermodynamic_length():
+    dimension = 10
+    schedule, _ = choose_schedule(quadratic_trace(), gradients=1001, num_integration_steps=5, floor=0.0)
+    betas = np.append(0.0, np.asarray(schedule.betas))
+    # Var_b(L) = -m'(b) = 1 / (2 d (1 + b/d)^2), whose root integrates to sqrt(d / 2) log(1 + b / d).
+    lengths = np.diff(np.sqrt(dimension / 2) * np.log1p(betas / dimension))
+    equal = np.sqrt(dimension / 2) * np.log1p(betas[-1] / dimension) / schedule.num_moves
+    # 24 windows over five decades are the resolution: the lengths differ between moves of one window, not on average.
+    averages = np.array([part.mean() for part in np.array_split(lengths, 12)])
+    np.testing.assert_allclose(averages, equal, rtol=0.1)
+    plain = np.diff(np.log1p(np.append(0.0, provisional_ladder(1e4, moves=200)) / dimension))
+    assert plain.max() / plain.min() > 5  # the cubic ladder is far from it
+
+
+def test_smaller_steps_draw_more_rungs():
+    trace = quadratic_trace()
+    step = 0.1 / np.sqrt(1 + np.asarray(trace.beta))
+    schedule = choose_schedule(trace._replace(step_size=jnp.asarray(step)), gradients=1001, step_exponent=1.0)[0]
+    plain = choose_schedule(trace._replace(step_size=jnp.asarray(step)), gradients=1001, step_exponent=0.0)[0]
+    assert np.median(schedule.betas) > 3 * np.median(plain.betas)
+
+
+@pytest.mark.parametrize("had", [0.5, 0.8, 0.95])
+def test_step_sizes_move_to_the_target_acceptance(had):
+    trace = quadratic_trace(moves=40)
+    trace = trace._replace(acceptance=jnp.full((40, 1), had))
+    schedule, _ = choose_schedule(trace, gradients=101, target_acceptance=0.8)
+    steps = np.asarray(schedule.step_sizes)
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-12)
+    # 2 Phi(-c step^2) = acceptance, by Phi^{-1}: 0.4 -> -0.2533, 0.25 -> -0.6745, 0.475 -> -0.0627.
+    factor = {0.5: (0.2533 / 0.6745) ** 0.5, 0.8: 1.0, 0.95: (0.2533 / 0.0627) ** 0.5}[had]
+    np.testing.assert_allclose(steps[0], 0.1 * np.clip(factor, 1 / 1.5, 1.5), rtol=1e-3)
+
+
+# --- as a program ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget", [2, 3, 50, 801, 1000])
+def test_the_budget_is_spent_exactly(budget):
+    schedule, _ = choose_schedule(quadratic_trace(40), gradients=budget, num_integration_steps=7)
+    assert schedule.num_gradients == budget
+    counts = np.asarray(schedule.num_integration_steps)
+    assert counts.min() >= 1
+    assert counts.max() <= 8
+    assert np.all(np.diff(schedule.betas) >= 0)
+    assert float(schedule.betas[-1]) == 1e4
+
+
+def test_the_key_decides(chosen):
+    again, other = choose(jax.random.key(0)), choose(jax.random.key(5))
+    for x, y in zip(jax.tree.leaves(chosen), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert not np.array_equal(chosen[0].betas, other[0].betas)
+    assert chosen[0].num_gradients == BUDGET
+    assert chosen[1].gradients <= BUDGET
+
+
+def test_chunks_change_nothing():
+    betas = jnp.asarray(provisional_ladder(50.0, moves=10))
+    run = partial(pilot_chunk, energy=bounded, num_integration_steps=3)
+    start = init_pilot(jax.random.key(0), energy=bounded, dimension=DIMENSION, chains=2)
+    whole, trace = jax.jit(partial(run, moves=10))(start, betas)
+    advance = jax.jit(partial(run, moves=4))
+    state, parts = start, []
+    for _ in range(3):
+        state, part = advance(state, betas)
+        parts.append(part)
+    joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    assert bool(jnp.all(jnp.isnan(joined.beta[10:])))
+    np.testing.assert_array_equal(joined.energy[:10], trace.energy)
+    np.testing.assert_array_equal(state.position, whole.position)
+    one, _ = choose_schedule(joined, gradients=100)
+    two, _ = choose_schedule(trace, gradients=100)
+    np.testing.assert_array_equal(one.betas, two.betas)
+
+
+def test_acceptance_of_the_reported_chain_is_near_the_target(chosen):
+    _, trace = reported(chosen[0])
+    acceptance = np.asarray(trace.acceptance).mean(1)
+    late = np.array([part.mean() for part in np.array_split(acceptance, 4)])
+    # One pilot chain of about 100 moves knows a window's acceptance to 0.1 and turns that into a step size.
+    assert np.all(late > 0.55)
+    assert abs(late[1:].mean() - 0.8) < 0.12
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match=r"pilot_gradients = 20 .* give 26 or more"):
+        choose(jax.random.key(0), pilot_gradients=20)
+    with pytest.raises(ValueError, match="gradients = 1"):
+        choose(jax.random.key(0), gradients=1)
+    with pytest.raises(ValueError, match=r"beta = -1\.0"):
+        choose(jax.random.key(0), beta=-1.0)
+    with pytest.raises(ValueError, match=r"target_acceptance = 1\.0"):
+        choose(jax.random.key(0), target_acceptance=1.0)
+    with pytest.raises(ValueError, match="made 3 moves"):
+        choose_schedule(quadratic_trace(3), gradients=10)
+    trace = quadratic_trace(40)
+    with pytest.raises(ValueError, match="not finite"):
+        choose_schedule(trace._replace(energy=trace.energy.at[3].set(jnp.inf)), gradients=10)
