@@ -27,7 +27,7 @@ import numpy as np
 
 from experiments._certify import report
 from experiments._certify.problem import make_parts, make_problem, train_centre
-from experiments._certify.schedule import choose_schedule
+from experiments._certify.schedule import frozen_schedule, work
 from pbjax import runs
 from pbjax.certify import Stop, Target, advance, begin
 from pbjax.posteriors.energy import Rows
@@ -101,25 +101,25 @@ def run(config: Any, out: Path) -> None:
     """The whole experiment in one run directory; phases that an earlier process finished are read, not computed."""
     problem = make_problem(config)
     with runs.RunDirectory(out, experiment=NAME, config=config) as directory:
-        work = {"centre": config.prior_steps / 100, "chains": config.gradients}
-        with Progress(NAME, work=work, log_level=config.log_level) as progress:
+        shares = {**work(config), "chains": config.gradients * len(config.seeds)}
+        with Progress(NAME, work=shares, log_level=config.log_level) as progress:
             phases = runs.Phases(directory, every_seconds=config.checkpoint_seconds, progress=progress)
             centre = None
             if len(problem.prior_rows):
                 centre = phases.run("centre", partial(train_centre, config, problem))["centre"]
             target, test = make_parts(config, problem, centre)
             measured = phases.run("gradient", lambda phase: {"seconds": measure_gradient(config, target)})
-            chosen = phases.run("schedule", partial(choose_schedule, config, target))
-            schedule = jax.tree.map(jnp.asarray, chosen["schedule"])
             if config.log_level != "quiet":
-                count = schedule.num_gradients
+                one = measured["seconds"] / len(config.seeds)
                 print(
                     f"{NAME}: {problem.dataset.name}, n = {target.n:,}, {target.dimension:,} parameters, "
-                    f"{len(config.seeds)} chains of {schedule.num_moves} moves\n"
-                    f"{NAME}: {count:,} gradients a chain at {1e3 * measured['seconds']:.1f} ms for all, about "
-                    f"{format_seconds(count * measured['seconds'])}; results in {out}",
+                    f"{len(config.seeds)} chains\n"
+                    f"{NAME}: {sum(shares.values()):,} gradients, all chains and the pilot together, at "
+                    f"{1e3 * one:.1f} ms, about {format_seconds(sum(shares.values()) * one)}; results in {out}",
                     flush=True,
                 )
+            chosen = frozen_schedule(config, target, phases, progress)
+            schedule = chosen["schedule"]
             made = phases.run(
                 "chains", lambda phase: run_chains(config, target, test, schedule, phase, progress)
             )  # fmt: skip

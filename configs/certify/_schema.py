@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from pbjax.certify import plan_pilot
 from pbjax.runs import RunOptions, require, require_at_least, require_positive, require_seeds
 
 
@@ -53,10 +54,18 @@ class Certify(RunOptions):
     """Last inverse temperature as a multiple of the certified rows n: beta n is the total one."""
     gradients: int = 3000
     """Full gradients that each chain may take."""
-    schedule: Literal["cubic"] = "cubic"
-    """Where ladder, step sizes and trajectory lengths come from: written down."""
+    schedule: Literal["pilot", "cubic"] = "pilot"
+    """Where ladder, step sizes and trajectory lengths come from: a pilot run with a key of its own, or written down."""
     num_integration_steps: int = 8
-    """cubic: leapfrog steps a move."""
+    """Leapfrog steps a move; with a pilot fewer where a trajectory would pass a quarter period of the prior."""
+    pilot_gradients: int | None = None
+    """pilot: gradients that a pilot chain may take beside those of the run; by default a quarter, at least 200."""
+    pilot_chains: int = 1
+    """pilot: its chains; more make a less noisy schedule."""
+    pilot_seed: int = 0
+    """pilot: its seed, of a stream that no reported chain uses."""
+    target_acceptance: float = 0.8
+    """pilot: acceptance that the step sizes are chosen for."""
     step_size: float = 1.0
     """cubic: step of the first rung, times d^(1/4)."""
     stiffness: float = 200.0
@@ -88,13 +97,18 @@ class Certify(RunOptions):
         require_positive(self, "prior_scale", "beta", "step_size", "stiffness", "prior_learning_rate")
         require_at_least(
             self, num_integration_steps=1, tries=1, chunks=1, rows_per_chunk=1, prior_steps=1, prior_batch_size=1,
-            kernel=1,
+            kernel=1, pilot_chains=1, pilot_seed=0,
         )  # fmt: skip
         require(
             self.gradients > self.num_integration_steps,
             f"gradients = {self.gradients}: one move takes num_integration_steps = {self.num_integration_steps} and "
             "the start one more; give at least their sum",
         )
+        require(0 < self.target_acceptance < 1, f"target_acceptance = {self.target_acceptance}: must lie in (0, 1)")
+        if self.schedule == "pilot":
+            plan_pilot(
+                self.gradients, pilot_gradients=self.pilot_gradients, num_integration_steps=self.num_integration_steps
+            )
         require(0 <= self.jitter < 1, f"jitter = {self.jitter}: must lie in [0, 1)")
         for name in ("hidden", "channels"):
             widths = getattr(self, name)

@@ -3,23 +3,92 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pbjax import runs
-from pbjax.certify import Target, cubic_schedule
+from pbjax.certify import Target, advance_pilot, begin_pilot, cubic_schedule, plan_pilot, second_pass
+from pbjax.runs.progress import Progress
+from pbjax.sampling import PilotTrace, choose_schedule, provisional_ladder
+
+PASSES = ("pilot_first", "pilot_second")
+CHUNKS = 10
 
 
-def choose_schedule(config: Any, target: Target, phase: runs.Phase) -> dict[str, Any]:
-    """A frozen schedule for the budget of a config, saved with the run."""
-    begun = time.perf_counter()
-    schedule = cubic_schedule(
-        beta=config.beta * target.n, gradients=config.gradients, dimension=target.dimension,
-        num_integration_steps=config.num_integration_steps, step_size=config.step_size, stiffness=config.stiffness,
+def plan(config: Any) -> Any:
+    """The pilot's passes, None without one."""
+    if config.schedule != "pilot":
+        return None
+    return plan_pilot(
+        config.gradients, pilot_gradients=config.pilot_gradients, num_integration_steps=config.num_integration_steps
+    )
+
+
+def work(config: Any) -> dict[str, int]:
+    """Gradients a chain of every phase, for the progress bar."""
+    passes = plan(config)
+    if passes is None:
+        return {}
+    return dict.fromkeys(PASSES, config.pilot_chains * passes.moves * passes.num_integration_steps)
+
+
+def frozen_schedule(config: Any, target: Target, phases: runs.Phases, progress: Progress) -> dict[str, Any]:
+    """A schedule for the budget of a config, with what choosing it cost.
+
+    The pilot's key comes from `pilot_seed`, whose stream no reported chain uses, and not from the seeds: the chain of
+    a seed is the same whichever others run beside it.
+    """
+    passes = plan(config)
+    if passes is None:
+        schedule = cubic_schedule(
+            beta=config.beta * target.n, gradients=config.gradients, dimension=target.dimension,
+            num_integration_steps=config.num_integration_steps, step_size=config.step_size, stiffness=config.stiffness,
+        )  # fmt: skip
+        return {"schedule": schedule, "gradients": 0, "seconds": 0.0, "report": None}
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.pilot_seed), 1))
+    moves = -(-passes.moves // CHUNKS)
+    begin = jax.jit(partial(begin_pilot, target=target, chains=config.pilot_chains))
+    chunk = jax.jit(
+        partial(
+            advance_pilot, target=target, plan=passes, moves=moves, target_acceptance=config.target_acceptance
+        ),
+        donate_argnums=0,
     )  # fmt: skip
-    phase.log(moves=schedule.num_moves, gradients=schedule.num_gradients)
+
+    def walk(index: int, betas: np.ndarray, size: float, phase: runs.Phase) -> dict[str, Any]:
+        begun = time.perf_counter()
+
+        def tell(number: int, trace: Any) -> None:
+            last = int(np.flatnonzero(np.isfinite(trace.beta))[-1])
+            row = {
+                "beta": float(trace.beta[last]), "surrogate": float(trace.energy[last].mean()),
+                "acceptance": float(np.nanmean(trace.acceptance)), "step_size": float(trace.step_size[last]),
+            }  # fmt: skip
+            phase.log(chunk=number, **row)
+            progress.table([row], title=f"{phase.name}, where it stands")
+
+        _, trace = phase.run_chunks(
+            chunk, begin(keys[index], jnp.asarray(size), target.rows), num_chunks=-(-passes.moves // moves),
+            arguments=(jnp.asarray(betas), target.rows), on_chunk=tell,
+        )  # fmt: skip
+        joined = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trace)
+        return {"trace": joined._asdict(), "seconds": time.perf_counter() - begun}
+
+    first = phases.run(
+        PASSES[0],
+        partial(walk, 0, provisional_ladder(config.beta * target.n, moves=passes.moves), target.dimension**-0.25),
+    )
+    betas, size = second_pass(PilotTrace(**first["trace"]), passes, target_acceptance=config.target_acceptance)
+    second = phases.run(PASSES[1], partial(walk, 1, betas, size))
+    schedule, report = choose_schedule(
+        PilotTrace(**second["trace"]), gradients=config.gradients,
+        num_integration_steps=config.num_integration_steps, target_acceptance=config.target_acceptance,
+    )  # fmt: skip
     return {
-        "schedule": jax.tree.map(np.asarray, schedule), "gradients": 0, "seconds": time.perf_counter() - begun,
+        "schedule": schedule, "gradients": 2 * config.pilot_chains * report.gradients,
+        "seconds": first["seconds"] + second["seconds"], "report": report._asdict(),
     }  # fmt: skip

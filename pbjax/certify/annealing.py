@@ -13,7 +13,7 @@ from pbjax import _checks
 from pbjax.certificates import Certificate
 from pbjax.certify.paths import Stop, advance, begin
 from pbjax.certify.routes import heat_certificates
-from pbjax.certify.schedules import cubic_schedule
+from pbjax.certify.schedules import pilot_schedule
 from pbjax.certify.target import SURROGATE, make_target
 from pbjax.posteriors import Gaussian
 from pbjax.posteriors.energy import Apply, ExampleLoss, Rows
@@ -81,8 +81,8 @@ def by_annealing(
         delta: failure probability of everything · in (0, 1); half for the 0-1 error, half for the surrogate.
         tries: everything ever tried on these rows, this run among it · >= 1; costs log(tries)/n.
         surrogate: per-example loss in [0, 1] whose mean is the energy.
-        schedule: one that was fixed beforehand, with a pilot of another key for instance; `gradients` and `beta` are
-            then its own. `cubic_schedule` if left out.
+        schedule: one that was fixed beforehand; `gradients` and `beta` are then its own. If left out, a pilot with a
+            key of its own chooses one (`pilot_schedule`), at a quarter of the gradients on top.
         rows_per_chunk: rows in memory at once.
         columns: as in `make_target`.
         matmul_precision: as in `make_target`.
@@ -113,7 +113,8 @@ def by_annealing(
     )  # fmt: skip
     if schedule is None:
         last = float(target.n) if beta is None else float(beta)
-        schedule = cubic_schedule(beta=last, gradients=gradients, dimension=target.dimension)
+        pilot_key = jax.random.fold_in(key, chains)  # the chains fold in 0 .. chains - 1
+        schedule, _ = pilot_schedule(pilot_key, target, beta=last, gradients=gradients)
 
     @partial(jax.jit, static_argnames="moves")
     def run(keys: jax.Array, schedule: AnnealingSchedule, rows: Rows, moves: int) -> tuple[Any, Stop]:

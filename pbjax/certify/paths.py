@@ -92,18 +92,6 @@ def advance(
 
     Returns:
         The carry, and a `Stop`. Costs one forward pass a chain beside the gradients of the moves.
-
-    Example:
-        >>> from pbjax.certify import make_target
-        >>> from pbjax.posteriors import Gaussian
-        >>> from pbjax.sampling import make_schedule
-        >>> target = make_target(lambda w, x: x @ w, Gaussian(jnp.zeros((2, 2)), jnp.zeros((2, 2))), jnp.eye(2), [0, 1])
-        >>> schedule = make_schedule([1.0, 2.0], step_sizes=0.5, num_integration_steps=3)
-        >>> state = begin(jax.random.split(jax.random.key(0), 3), target, target.rows)
-        >>> step = jax.jit(lambda state, rows: advance(state, schedule, rows, target=target, moves=2))
-        >>> state, stop = step(state, target.rows)
-        >>> float(stop.beta), stop.risks["zero_one"].shape
-        (2.0, (3,))
     """
 
     def one(state: PathState) -> tuple[PathState, jax.Array, jax.Array]:

@@ -88,7 +88,8 @@ def test_by_annealing_certifies_what_it_returns():
     made = certify.by_annealing(
         jax.random.key(0), apply, PRIOR, x, y, gradients=300, chains=2, delta=0.05, tries=1000, rows_per_chunk=64
     )
-    errors = [float(np.mean(np.argmax(apply(jax.tree.map(lambda p: p[i], made.params), x), -1) != y)) for i in (0, 1)]  # noqa: B023
+    logits = jax.vmap(apply, (0, None))(made.params, x)
+    errors = np.mean(np.argmax(logits, -1) != y[None], axis=1)
     np.testing.assert_allclose(made.stop.risks["zero_one"], errors, atol=1e-6)
     expected = certificates.heat_single(
         made.stop.heat, errors, n=N, delta=0.025, loss="zero_one", slack=made.stop.slack, union=1000
@@ -97,7 +98,7 @@ def test_by_annealing_certifies_what_it_returns():
     assert max(errors) < made.certificate.value < 0.5
     assert made.certificate.n == N and made.certificate.beta == N
     assert made.network["w"].shape == (2, 2)
-    assert made.schedule.num_gradients <= 300
+    assert made.schedule.num_gradients == 300
     routes = [(c.loss, c.route) for c in made.certificates]
     assert routes.count(("zero_one", "heat_single")) == 2 and ("surrogate", "ais_free_energy") in routes
     for certificate in made.certificates:
@@ -105,6 +106,7 @@ def test_by_annealing_certifies_what_it_returns():
         assert sum(certificate.delta_ledger.values()) == pytest.approx(0.025)
 
 
+@pytest.mark.slow
 def test_shuffled_labels_certify_nothing_below_chance():
     x, _ = rows()
     y = np.random.default_rng(5).integers(0, 2, N)
@@ -122,7 +124,7 @@ def test_cubic_schedule_spends_its_budget_and_no_more():
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"delta": 1.0}, "delta"), ({"chains": 0}, "chains"), ({"tries": 0}, "tries"), ({"gradients": 3}, "gradients"),
+        ({"delta": 1.0}, "delta"), ({"chains": 0}, "chains"), ({"tries": 0}, "tries"), ({"gradients": 1}, "gradients"),
         ({"labels": [0, 1]}, "labels"), ({"beta": -1.0}, "beta"),
         ({"prior": Gaussian(jnp.zeros(3), jnp.zeros(2))}, "prior.mean"),
     ],

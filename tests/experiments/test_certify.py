@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from configs.certify.smoke import config as smoke
+from experiments import certify
 from experiments._certify import network
 from experiments._certify.problem import make_problem
 from pbjax.runs import ROW_FIELDS
@@ -109,6 +110,7 @@ def test_a_seed_is_the_same_alone(finished, tmp_path):
     assert alone["certificate"] <= among["certificate"] + 0.02
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(finished, tmp_path):
     out = tmp_path / "run"
     process = start(*TINY, "--checkpoint-seconds", "0", "--out", str(out))
@@ -155,11 +157,15 @@ def test_a_trained_prior_names_its_rows(tmp_path):
         (("--config", "smoke", "--prior-fraction", "0.0001"), "prior_fraction"),
         (("--config", "smoke", "--seeds"), "seeds"),
         (("--config", "smoke", "--tries", "0"), "tries"),
+        (("--config", "smoke", "--pilot-gradients", "20"), "pilot_gradients = 20"),
         (("--config", "mnist_cnn", "--data-dir", "nowhere"), "mnist"),
     ],
 )
-def test_bad_input_is_one_line_and_status_two(tmp_path, arguments, said):
-    done = command(*arguments, "--out", str(tmp_path / "run"))
-    assert done.returncode == 2
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and said in lines[0], done.stderr
+def test_bad_input_is_one_line_and_status_two(tmp_path, capsys, arguments, said):
+    with pytest.raises(SystemExit) as stop:
+        certify.main([*arguments, "--out", str(tmp_path / "run")])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    lines = error.strip().splitlines()
+    assert len(lines) == 1 and said in lines[0], error
+    assert not (tmp_path / "run" / "results.json").exists()
