@@ -24,10 +24,12 @@ from jax.typing import ArrayLike
 
 from pbjax import _checks
 from pbjax.sampling.annealed_move import MoveResult, hmc_move
-from pbjax.sampling.annealed_paths import init_paths
+from pbjax.sampling.annealed_paths import Observe, init_paths
 from pbjax.sampling.hmc import Energy, adapt_log_step
 from pbjax.sampling.pilot_schedule import LARGEST_STEP, QUARTER_PERIOD, PilotReport, PilotTrace, choose_schedule
 from pbjax.sampling.schedule import AnnealingSchedule
+
+_MOVES = 80
 
 
 class PilotState(NamedTuple):
@@ -90,6 +92,7 @@ def pilot_chunk(
     num_integration_steps: int = 32,
     target_acceptance: float = 0.8,
     gain: float = 0.3,
+    observe: Observe | None = None,
 ) -> tuple[PilotState, PilotTrace]:
     """The next `moves` moves of the pilot as one scan, one move a rung, the step size adapting all the way.
 
@@ -101,6 +104,7 @@ def pilot_chunk(
         num_integration_steps: leapfrog steps a move, >= 1.
         target_acceptance: aim of the Robbins-Monro recursion, in (0, 1).
         gain: its step, > 0, on the log of the step size; constant, since the right size falls as beta grows.
+        observe: z [d] -> functionals [F] such as the 0-1 error, after every move; None to leave it out.
 
     Returns:
         The carry and a `PilotTrace`; costs `moves * num_integration_steps` gradients a chain.
@@ -134,7 +138,9 @@ def pilot_chunk(
 
         result = jax.vmap(one)(jnp.arange(chains), state.position, state.energy, state.gradient)
         log_step = adapt_log_step(jnp.log(size)[None], result.acceptance[None], target=target_acceptance, gain=gain)[0]
-        trace = PilotTrace(beta, result.energy, result.acceptance, size, steps, beta * (state.energy - result.energy))
+        observed = None if observe is None else jax.vmap(observe)(result.z)
+        heat = beta * (state.energy - result.energy)
+        trace = PilotTrace(beta, result.energy, result.acceptance, size, steps, heat, observed)
         return PilotState(result.z, result.energy, result.gradient, log_step, state.moves + 1, state.key), trace
 
     nothing = jax.eval_shape(lambda s: move(s)[1], state)
@@ -185,14 +191,15 @@ def pilot(
     num_integration_steps: int = 32,
     target_acceptance: float = 0.8,
     step_exponent: float = 0.5,
+    observe: Observe | None = None,
 ) -> tuple[AnnealingSchedule, PilotReport]:
     """Choose a schedule for annealed chains up to beta that cost `gradients` each, by two quick passes up the ladder.
 
     The first pass (a third of `pilot_gradients`) takes a cubic ladder; the second the ladder and the first step size
-    that the first one suggests; the schedule comes from the second. They make an eighth and a quarter of the leapfrog
-    steps a move, for the sake of more rungs: the acceptance depends on the step size, hardly on their number. Each pass
-    is one jitted scan; to cut a long pilot into chunks, or to pass data into the program as arguments, call
-    `init_pilot`, `pilot_chunk` and `choose_schedule` yourself, as this function does.
+    that the first one suggests; the schedule comes from the second. Their moves have so
+    few leapfrog steps that each pass has 80 of them if it can: the acceptance depends on the step size, hardly on their
+    number. Each pass is one jitted scan; to cut a long pilot into chunks, or to pass data into the program as
+    arguments, call `init_pilot`, `pilot_chunk` and `choose_schedule` yourself, as this function does.
 
     Args:
         key: typed PRNG key that the reported chains do not use.
@@ -207,6 +214,7 @@ def pilot(
         num_integration_steps: most leapfrog steps a move.
         target_acceptance: in (0, 1).
         step_exponent: gamma, >= 0; 0 spaces the rungs by thermodynamic length alone.
+        observe: z [d] -> functionals [F] whose means the report gives, say the 0-1 error; None to leave it out.
 
     Returns:
         The `AnnealingSchedule` and a `PilotReport`.
@@ -228,14 +236,14 @@ def pilot(
     _checks.check_range("gradients", gradients, low=2.0, open_high=True, whole=True)
     pilot_gradients = gradients if pilot_gradients is None else pilot_gradients
     _checks.check_range("pilot_gradients", pilot_gradients, low=2.0, open_high=True, whole=True)
-    quick, slower = max(1, num_integration_steps // 8), max(1, num_integration_steps // 4)
-    first = pilot_gradients // 3 // quick
-    second = (pilot_gradients - 2 - first * quick) // slower
-    if min(first, second) < 8:
+    passes = (pilot_gradients // 3, pilot_gradients - pilot_gradients // 3)
+    if passes[0] < 9:
         raise ValueError(
-            f"pilot_gradients = {pilot_gradients} are {first} and {max(second, 0)} moves of {quick} and {slower} "
-            f"leapfrog steps for the pilot's two passes, which need 8 moves each: give {24 * slower + 2} or more"
+            f"pilot_gradients = {pilot_gradients}: the first pass gets a third and needs 9; give at least 27"
         )
+    # Step sizes follow in some eighty moves; what a pilot has beyond that goes into the length of its trajectories.
+    steps = [int(np.clip(budget // _MOVES, 1, num_integration_steps)) for budget in passes]
+    first = (passes[0] - 1) // steps[0]
     key_first, key_second = jax.random.split(key)
     choose = partial(choose_schedule, target_acceptance=target_acceptance, step_exponent=step_exponent)
 
@@ -244,13 +252,13 @@ def pilot(
         state = init_pilot(key, energy=energy, dimension=dimension, chains=chains, step_size=size)
         return pilot_chunk(
             state, betas, energy=energy, moves=betas.shape[0], num_integration_steps=steps,
-            target_acceptance=target_acceptance,
+            target_acceptance=target_acceptance, observe=observe,
         )[1]  # fmt: skip
 
     trace = walk(
-        key_first, jnp.asarray(provisional_ladder(beta, moves=first)), jnp.asarray(dimension**-0.25), steps=quick
+        key_first, jnp.asarray(provisional_ladder(beta, moves=first)), jnp.asarray(dimension**-0.25), steps=steps[0]
     )
-    rough, before = choose(trace, gradients=1 + second * slower, num_integration_steps=slower)
-    trace = walk(key_second, rough.betas, rough.step_sizes[0], steps=slower)
+    rough, before = choose(trace, gradients=passes[1], num_integration_steps=steps[1])
+    trace = walk(key_second, rough.betas, rough.step_sizes[0], steps=steps[1])
     schedule, report = choose(trace, gradients=gradients, num_integration_steps=num_integration_steps)
     return schedule, report._replace(gradients=report.gradients + before.gradients)

@@ -32,6 +32,7 @@ class PilotTrace(NamedTuple):
         step_size: the step size of the move, [G].
         num_integration_steps: its leapfrog steps, int32 [G], 0 beyond the end.
         heat: beta times the drop of L in this move, [G, M].
+        observed: functionals after the move, [G, M, F], or None.
     """
 
     beta: jax.Array
@@ -40,6 +41,7 @@ class PilotTrace(NamedTuple):
     step_size: jax.Array
     num_integration_steps: jax.Array
     heat: jax.Array
+    observed: jax.Array | None
 
 
 class PilotReport(NamedTuple):
@@ -47,24 +49,30 @@ class PilotReport(NamedTuple):
 
     Attributes:
         betas: mean inverse temperature of each window, [B].
+        last_betas: inverse temperature at the end of each window, [B].
         energy: mean L over moves and chains, made decreasing, [B].
         acceptance: mean acceptance of the pilot, [B].
         pilot_step_sizes: geometric mean of the pilot's step sizes, [B].
         step_sizes: what the schedule interpolates, [B].
-        rung_share: share of the schedule's moves up to each window's beta, [B], rising to at most 1.
-        heat: W of the pilot's chains, nats, [M]: above what the schedule, being slower, should need.
-        final_energy: L where they ended, [M].
+        rung_share: share of the schedule's moves up to each window's beta, [B];
+            above 1 where it stops before.
+        heat: mean W of the pilot's chains up to the end of each window, nats, [B].
+        last_energy: mean L at the end of each window, [B]. With `heat` it foretells the certificate of a chain that
+            stops there, as far as the pilot was as slow as that chain will be.
+        observed: mean functionals at the end of each window, [B, F], or None.
         gradients: what a chain of this trace cost, the start included; `pilot` reports the sum of its passes.
     """
 
     betas: np.ndarray
+    last_betas: np.ndarray
     energy: np.ndarray
     acceptance: np.ndarray
     pilot_step_sizes: np.ndarray
     step_sizes: np.ndarray
     rung_share: np.ndarray
     heat: np.ndarray
-    final_energy: np.ndarray
+    last_energy: np.ndarray
+    observed: np.ndarray | None
     gradients: int
 
 
@@ -103,6 +111,7 @@ def choose_schedule(
     trace: PilotTrace,
     *,
     gradients: int,
+    beta: float | None = None,
     num_integration_steps: int = 32,
     target_acceptance: float = 0.8,
     step_exponent: float = 0.5,
@@ -117,6 +126,7 @@ def choose_schedule(
     Args:
         trace: `PilotTrace` of the whole pilot (chunks joined along the first axis); NaN moves are left out.
         gradients: what one chain may cost, its start included; at least 2, spent exactly.
+        beta: last rung, > 0 and no higher than the pilot's; the pilot's by default.
         num_integration_steps: most leapfrog steps a move, but for the few that use up the budget; >= 1.
         target_acceptance: in (0, 1).
         step_exponent: gamma, >= 0.
@@ -126,7 +136,8 @@ def choose_schedule(
         The `AnnealingSchedule` and a `PilotReport`.
 
     Raises:
-        ValueError: for fewer than four moves, an energy that is not finite, or a value out of range.
+        ValueError: for fewer than four moves, a last rung that the pilot did not reach, an energy that is not finite,
+            or a value out of range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -152,6 +163,11 @@ def choose_schedule(
     if not np.all(np.isfinite(energies)):
         raise ValueError("the pilot met an energy that is not finite; L must be finite wherever the prior reaches")
 
+    last = betas[-1] if beta is None else float(beta)
+    _checks.check_range(
+        "beta", last, low=0.0, open_low=True, high=betas[-1], remedy=f"the pilot reached ({0:g}, {betas[-1]:g}]"
+    )
+
     windows = np.array_split(np.arange(made.size), int(np.clip(made.size // _WINDOW, 2, _MOST_WINDOWS)))
 
     def means(values: np.ndarray) -> np.ndarray:
@@ -176,13 +192,16 @@ def choose_schedule(
     even = even / even.sum()
     density = even if lengths.sum() == 0 else (1 - floor) * lengths / lengths.sum() + floor * even
     share = np.append(0.0, np.cumsum(density))
-    share /= share[-1]
+    share /= np.interp(last, corners, share)  # beyond `last` above 1: never reached
 
     rungs, steps, counts = _spend(share, corners, starts, log_steps, gradients - 1, num_integration_steps)
-    rungs[-1] = betas[-1]
+    rungs[-1] = last
     schedule = make_schedule(rungs, step_sizes=steps, num_integration_steps=counts)
     spent = 1 + int(np.asarray(trace.num_integration_steps)[made].sum())
+    ends = np.array([window[-1] for window in windows])
+    seen = None if trace.observed is None else np.asarray(trace.observed, np.float64)[made][ends].mean(1)
     report = PilotReport(
-        points, m[1:], acceptance, pilot_steps, np.exp(log_steps), share[1:-1], heats.sum(0), energies[-1], spent
-    )
+        points, betas[ends], m[1:], acceptance, pilot_steps, np.exp(log_steps), share[1:-1],
+        heats.mean(1).cumsum()[ends], energies[ends].mean(1), seen, spent,
+    )  # fmt: skip
     return schedule, report
