@@ -193,7 +193,18 @@ def test_positions_suffice_for_whatever_is_read():
 
 
 def test_every_named_config_is_there():
-    expected = {"smoke", "small", "small_full", "paper", "atlas", "positions", "chomsky", "optimisers", "equal_loss"}
+    expected = {
+        "smoke",
+        "small",
+        "small_full",
+        "paper",
+        "paper_short",
+        "atlas",
+        "positions",
+        "chomsky",
+        "optimisers",
+        "equal_loss",
+    }
     assert expected <= set(load_configs(rule_extrapolation.CONFIGS))
 
 
