@@ -1,8 +1,9 @@
 """Running experiments: command line, run directory, checkpoints, host loop, progress, mesh, statistics, figures."""
 
-from pbjax.runs import figures
+from pbjax.runs import comparing, figures, launching, sweep
 from pbjax.runs.checkpoint import Checkpoint, CheckpointStore
-from pbjax.runs.config import NOT_HASHED, Configs, RunOptions, config_hash, load_configs, parse
+from pbjax.runs.command_line import parse, parse_options
+from pbjax.runs.config import NOT_HASHED, Configs, RunOptions, config_hash, load_configs
 from pbjax.runs.directory import MetricsLog, RunDirectory
 from pbjax.runs.errors import Interrupted, RunError, command_line_errors
 from pbjax.runs.loop import LoopTiming, Phase, Phases, inside_share, run_chunks
@@ -19,7 +20,7 @@ from pbjax.runs.statistics import (
     rank_correlation,
     sign_flip,
 )
-from pbjax.runs.tables import markdown_table, print_results
+from pbjax.runs.tables import format_value, markdown_table, print_results
 from pbjax.runs.validation import require, require_at_least, require_positive, require_seeds
 
 __all__ = [
@@ -42,17 +43,21 @@ __all__ = [
     "RunOptions",
     "check_rows",
     "command_line_errors",
+    "comparing",
     "config_hash",
     "difference_of_means",
     "figures",
+    "format_value",
     "holm",
     "inside_share",
     "is_flagged",
+    "launching",
     "load_configs",
     "markdown_table",
     "mean_and_error",
     "over_replicas",
     "parse",
+    "parse_options",
     "print_results",
     "provenance",
     "rank_correlation",
@@ -66,4 +71,5 @@ __all__ = [
     "shard_replicas",
     "shown_command",
     "sign_flip",
+    "sweep",
 ]

@@ -1,23 +1,18 @@
-"""Configs: frozen dataclasses, their hash, and the command line that tyro makes of them."""
+"""Configs: frozen dataclasses and their hash."""
 
-import contextlib
 import dataclasses
 import hashlib
 import importlib
 import inspect
-import io
 import json
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import tyro
-
 from pbjax.runs.atomic import to_plain
-from pbjax.runs.errors import fail, one_line
 
 Config = TypeVar("Config")
 
@@ -180,108 +175,3 @@ def validate(config: Any) -> None:
     check = getattr(config, "validate", None)
     if callable(check):
         check()
-
-
-def _take_config_name(argv: Sequence[str]) -> tuple[str | None, list[str]]:
-    name, rest, position = None, [], 0
-    while position < len(argv):
-        argument = argv[position]
-        if argument == "--config":
-            if position + 1 == len(argv) or argv[position + 1].startswith("-"):
-                fail("--config needs the name of a config; --help lists them")
-            name, position = argv[position + 1], position + 1
-        elif argument.startswith("--config="):
-            name = argument.removeprefix("--config=")
-        else:
-            rest.append(argument)
-        position += 1
-    return name, rest
-
-
-def _describe(name: str, config: Any, configs: Mapping[str, Any]) -> str:
-    own = getattr(config, "description", None) or getattr(configs, "descriptions", {}).get(name)
-    return str(own or inspect.getdoc(type(config)) or "").partition("\n")[0]
-
-
-def _one_line_of_box(text: str) -> str:
-    # tyro draws its errors as a box: title, message, rule, hints, rule, "for full helptext". The message is wanted,
-    # and the names of the options that it proposes.
-    lines = [line.strip().strip("╭╮╰╯│").strip() for line in text.splitlines()]
-    body = [line for line in lines[1:] if line]
-    sections: list[list[str]] = [[]]
-    for line in body:
-        if set(line) <= set("─"):
-            sections.append([])
-        else:
-            sections[-1].append(line)
-    message = " ".join(sections[0]) or " ".join(" ".join(lines).split())
-    proposals = [
-        line.split()[0].rstrip(",")
-        for section in sections[1:]
-        if section and section[0].startswith("Perhaps you meant")
-        for line in section[1:]
-        if line.startswith("--")
-    ]
-    if proposals:
-        message += f" (perhaps you meant {' or '.join(proposals)})"
-    return f"{message}; --help lists every option"
-
-
-def parse(
-    experiment: str,
-    configs: Mapping[str, Config],
-    argv: Sequence[str] | None = None,
-    *,
-    default: str,
-) -> tuple[Config, Path]:
-    """Reads a command line: `--config NAME` picks a config, every other flag replaces one of its fields.
-
-    Args:
-      experiment: its name, as in `experiments/<name>.py`.
-      configs: name -> frozen dataclass instance; `load_configs` makes it. Its `description` field or attribute, or
-        the first line of the config's module docstring, is shown by `--help`.
-      argv: arguments without the program's name; None for those of the process.
-      default: name of the config used without `--config`.
-
-    Returns:
-      The config, validated, and the run directory: its `out`, or runs/<experiment>/<hash>.
-
-    Raises:
-      SystemExit: status 0 after `--help`; status 2 after one line that names what is wrong.
-
-    Example:
-      >>> @dataclasses.dataclass(frozen=True)
-      ... class Example(RunOptions):
-      ...     delta: float = 0.05
-      ...     seeds: tuple[int, ...] = (0,)
-      >>> config, out = parse("demo", {"small": Example()}, ["--seeds", "1", "2"], default="small")
-      >>> config.seeds, out.parts[:2], out.name == config_hash(config)
-      ((1, 2), ('runs', 'demo'), True)
-    """
-    name, rest = _take_config_name(sys.argv[1:] if argv is None else list(argv))
-    name = default if name is None else name
-    if name not in configs:
-        fail(f"--config {name}: unknown config; choose one of {', '.join(configs)}")
-    chosen = configs[name]
-    if {"-h", "--help"} & set(rest):
-        width = max(map(len, configs))
-        print(f"{experiment}: configs for --config (default {default})\n")
-        for other, config in configs.items():
-            print(f"  {other:<{width}}  {_describe(other, config, configs)}".rstrip())
-        print(f"\nEvery field of {name} is an option:\n", flush=True)
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            config = tyro.cli(
-                type(chosen), default=chosen, args=rest, prog=f"{experiment}.py [--config NAME]", description=""
-            )
-    except SystemExit as stop:
-        if stop.code in (None, 0):
-            raise
-        fail(_one_line_of_box(said.getvalue()))
-    try:
-        validate(config)
-    except ValueError as error:
-        fail(one_line(error))
-    out = getattr(config, "out", None)
-    return config, Path(out) if out is not None else Path("runs") / experiment / config_hash(config)

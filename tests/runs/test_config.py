@@ -124,7 +124,7 @@ def test_configs_of_a_checkout_are_found_from_any_directory(tmp_path):
     script.write_text(
         textwrap.dedent("""
         from pathlib import Path
-        from pbjax.runs.config import load_configs, parse
+        from pbjax.runs import load_configs, parse
         configs = load_configs(Path(__file__).parents[1] / "configs" / "demo")
         config, out = parse("demo", configs, default="small")
         print(list(configs), config.n)
