@@ -4,6 +4,7 @@ Every returned bound is rounded to the safe side and is 1.0, never NaN, where it
 """
 
 from pbjax.bounds.bernoulli import bernoulli_kl, kl_inverse, kl_inverse_lower
+from pbjax.bounds.bounded_mean import betting, empirical_bernstein
 from pbjax.bounds.fixed_parameter import catoni, catoni_grid
 from pbjax.bounds.held_out import test_set
 from pbjax.bounds.monte_carlo import Interval, sampled_risk, two_stage
@@ -13,8 +14,10 @@ __all__ = [
     "Interval",
     "bernoulli_kl",
     "best_lambda",
+    "betting",
     "catoni",
     "catoni_grid",
+    "empirical_bernstein",
     "free_energy",
     "kl_inverse",
     "kl_inverse_lower",

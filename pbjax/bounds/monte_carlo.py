@@ -40,7 +40,8 @@ def sampled_risk(mean: ArrayLike, m: ArrayLike, *, delta: ArrayLike, two_sided: 
 
     kl^{-1}(mean, log(1/delta)/m); two-sided: both inverses at log(2/delta)/m
 
-    The draws must be independent and exact; draws of a Markov chain are neither.
+    The draws must be independent and exact; draws of a Markov chain are neither. Where the draws themselves are at hand
+    and lie close together, `betting` is tighter.
 
     Args:
       mean: average over the draws, any shape, in [0, 1].

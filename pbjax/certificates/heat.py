@@ -54,12 +54,22 @@ def mean_up(values: np.ndarray, weights: np.ndarray | None = None) -> float:
     return math.fsum(terms) + 4 * EPS * math.fsum(np.abs(terms))
 
 
-def kl_bounds(risk: np.ndarray, heat: np.ndarray, *, n: int, delta: float) -> list[float]:
-    """kl⁻¹(risk, (heat + log(2 sqrt(n)/delta))/n) of every entry; 1.0 for a NaN."""
+def risk_bounds(
+    risk: np.ndarray, heat: np.ndarray, *, n: int, delta: float, parameter: float | None = None
+) -> list[float]:
+    """kl⁻¹(risk, (heat + log(2 sqrt(n)/delta))/n) of every entry, or Catoni's form at a parameter; 1.0 for a NaN."""
     # A negative heat is possible (a chain that warmed up); 0 is the value on the safe side. A NaN stays one.
     spent = np.where(heat < 0, 0.0, heat)
-    values = bounds.pac_bayes_kl(np.where(risk > 1, 1.0, risk), spent, n=n, delta=delta)
+    capped = np.where(risk > 1, 1.0, risk)
+    if parameter is None:
+        values = bounds.pac_bayes_kl(capped, spent, n=n, delta=delta)
+    else:
+        values = bounds.catoni(capped, spent, n=n, delta=delta, parameter=parameter)
     return [as_value(float(value)) for value in np.asarray(values)]
+
+
+def _fixed(parameter: float | None) -> str:
+    return "" if parameter is None else f"; C = {parameter:g} was fixed before the data were seen"
 
 
 def assemble(value: float, **fields: object) -> Certificate:
@@ -76,6 +86,7 @@ def heat_single(
     loss: str,
     slack: Numbers = 0.0,
     union: int = 1,
+    parameter: float | None = None,
     beta: Numbers | None = None,
     flag: str | None = None,
 ) -> list[Certificate]:
@@ -94,6 +105,8 @@ def heat_single(
       loss: name of the certified loss; any loss in [0,1] fixed in advance, not only the energy.
       slack: numerical slack of each heat, added to it · scalar or [J] · nats · at least 0.
       union: size of a declared grid (prior scales, networks, losses tried on these rows) of which these are members.
+      parameter: C > 0, fixed before the data were seen, for Catoni's form: (1 − exp(−C L̂ − (W + log(1/δ'))/n)) /
+        (1 − exp(−C)) in place of the kl inverse; saves log(2 sqrt(n)) nats where C is the best.
       beta: last total inverse temperature, scalar or [J], for the record.
       flag: what the diagnostics object to.
 
@@ -121,13 +134,14 @@ def heat_single(
     if w.size > 1:
         ledger = {**ledger, "heat": own, "other_networks": ledger["heat"] - own}
     made = []
-    for j, value in enumerate(kl_bounds(q, high, n=n, delta=own)):
+    for j, value in enumerate(risk_bounds(q, high, n=n, delta=own, parameter=parameter)):
         made.append(
             assemble(
                 value,
                 loss=loss,
                 route="heat_single",
-                assumption=f"{CHAIN}; every run and stopping point that was looked at is among the {w.size} listed",
+                assumption=f"{CHAIN}; every run and stopping point that was looked at is among the {w.size} listed"
+                f"{_fixed(parameter)}",
                 delta=float(delta),
                 delta_ledger=dict(ledger),
                 n=int(n),
@@ -138,6 +152,7 @@ def heat_single(
                     "slack": float(s[j]),
                     "networks_inspected": int(w.size),
                     "union": int(union),
+                    "parameter": parameter,
                 },
                 flag=flag,
             )
@@ -155,6 +170,7 @@ def heat_mean(
     weights: Numbers | None = None,
     slack: Numbers = 0.0,
     union: int = 1,
+    parameter: float | None = None,
     beta: Numbers | None = None,
     flag: str | None = None,
 ) -> Certificate:
@@ -171,6 +187,7 @@ def heat_mean(
       weights: probabilities v of picking each network, [m], fixed before the chains ran; None for equal ones.
       slack: numerical slack of each heat · scalar or [m] · nats · at least 0.
       union: size of a declared grid of which this is one member.
+      parameter: C > 0, fixed before the data were seen, as ``heat_single``.
       beta: last total inverse temperature, for the record.
       flag: what the diagnostics object to.
 
@@ -199,16 +216,17 @@ def heat_mean(
     mean, mean_heat = mean_up(q, shares), mean_up(high, shares)
     ledger = split_delta(delta, union=union, shares={"heat": 1.0})
     return assemble(
-        kl_bounds(np.array([mean]), np.array([mean_heat]), n=n, delta=ledger["heat"])[0],
+        risk_bounds(np.array([mean]), np.array([mean_heat]), n=n, delta=ledger["heat"], parameter=parameter)[0],
         loss=loss,
         route="heat_mean",
-        assumption=f"{CHAIN}; all {w.size} chains that were run are averaged, and their weights were fixed before",
+        assumption=f"{CHAIN}; all {w.size} chains that were run are averaged, and their weights were fixed before"
+        f"{_fixed(parameter)}",
         delta=float(delta),
         delta_ledger=ledger,
         n=int(n),
         beta=None if beta is None else float(np.asarray(beta)),
         empirical_risk=min(mean, 1.0) if not math.isnan(mean) else mean,
         inputs={"heat": mean_heat, "heats": w.tolist(), "slack": float(np.max(s)), "chains": int(w.size),
-                "union": int(union)},
+                "union": int(union), "parameter": parameter},
         flag=flag,
     )  # fmt: skip

@@ -33,6 +33,12 @@ EVERY = {
     "single, three looked at": lambda **s: heat_single(s.pop("heat", HEAT[:3]), RISK[:3], **{**SETTINGS, **s}),
     "mean": lambda **s: [heat_mean(s.pop("heat", HEAT), RISK, **{**SETTINGS, **s})],
     "law, rigorous": lambda **s: [heat_law_rigorous(s.pop("heat", HEAT), RISK, beta=BETA, **{**SETTINGS, **s})],
+    "law, empirical Bernstein": lambda **s: [
+        heat_law_rigorous(s.pop("heat", HEAT), RISK, beta=BETA, limit="empirical_bernstein", **{**SETTINGS, **s})
+    ],
+    "law, betting": lambda **s: [
+        heat_law_rigorous(s.pop("heat", HEAT), RISK, beta=BETA, limit="betting", **{**SETTINGS, **s})
+    ],
     "law, asymptotic": lambda **s: [heat_law_asymptotic(s.pop("heat", HEAT), RISK, beta=BETA, **{**SETTINGS, **s})],
     "ais": lambda **s: ais_free_energy(BETA, WEIGHTS, energy=RISK, **{**SETTINGS, **s}),
     "ais, two rungs": lambda **s: ais_free_energy(
@@ -129,6 +135,39 @@ def test_mean_spelled_out():
     assert heat_mean([math.nan, 10.0], [0.1, 0.1], **SETTINGS).value == 1.0
 
 
+def test_fixed_parameter_spelled_out():
+    w, q, c = np.array([100.0, 90.0]), np.array([0.1, 0.12]), 1.3
+    made = heat_single(w, q, slack=0.5, union=4, parameter=c, **SETTINGS)
+    nats = w + 0.5 + np.log(8 / DELTA)
+    expected = (1 - np.exp(-(c * N * q + nats) / N)) / (1 - np.exp(-c))
+    np.testing.assert_allclose(values(made), expected, rtol=1e-12)
+    assert (values(made) >= expected).all()
+    assert made[0].inputs["parameter"] == c and "C = 1.3 was fixed before" in made[0].assumption
+    shares = np.array([0.25, 0.75])
+    mean = heat_mean(w, q, weights=shares, parameter=c, **SETTINGS)
+    nats = shares @ w + np.log(1 / DELTA)
+    np.testing.assert_allclose(mean.value, (1 - np.exp(-c * shares @ q - nats / N)) / (1 - np.exp(-c)), rtol=1e-12)
+    assert heat_single(-30.0, 0.1, parameter=c, **SETTINGS)[0].value == (
+        heat_single(0.0, 0.1, parameter=c, **SETTINGS)[0].value
+    )
+    assert heat_single(math.nan, 0.1, parameter=c, **SETTINGS)[0].value == 1.0
+    with pytest.raises(ValueError, match="parameter = 0"):
+        heat_single(1.0, 0.1, parameter=0.0, **SETTINGS)
+
+
+def test_fixed_parameter_against_the_kl_form():
+    # The kl inverse is the least of Catoni's forms over C; what a fixed C saves is log(2 sqrt(n)) and nothing else.
+    kl_form = heat_single(100.0, 0.1, **SETTINGS)[0].value
+    grid = np.geomspace(0.1, 5, 400)
+    dear = [heat_single(100.0, 0.1, n=N, delta=DELTA / (2 * np.sqrt(N)), loss="x", parameter=c)[0].value for c in grid]
+    assert min(dear) >= kl_form * (1 - 1e-12)
+    np.testing.assert_allclose(min(dear), kl_form, rtol=1e-4)
+    best = grid[np.argmin(dear)]
+    np.testing.assert_allclose(best, np.log(kl_form / (1 - kl_form)) - np.log(0.1 / 0.9), rtol=0.02)
+    assert heat_single(100.0, 0.1, parameter=best, **SETTINGS)[0].value < kl_form - 0.001
+    assert heat_single(100.0, 0.1, parameter=10 * best, **SETTINGS)[0].value > kl_form  # a bad guess costs
+
+
 def test_law_spelled_out():
     made = heat_law_rigorous(HEAT, RISK, beta=BETA, monte_carlo_share=0.4, **SETTINGS)
     heat = BETA * bounds.sampled_risk(HEAT.mean() / BETA, 400, delta=0.01)
@@ -155,6 +194,22 @@ def test_law_spelled_out():
         heat_law_rigorous([3100.0], [0.1], beta=BETA, **SETTINGS)
     with pytest.raises(ValueError, match="beta = 0"):
         heat_law_rigorous([0.0], [0.1], beta=0.0, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("limit", "function"), [("empirical_bernstein", bounds.empirical_bernstein), ("betting", bounds.betting)]
+)
+def test_law_with_limits_from_the_draws(limit, function):
+    made = heat_law_rigorous(HEAT, RISK, beta=BETA, limit=limit, monte_carlo_share=0.4, **SETTINGS)
+    heat, risk = BETA * function(HEAT / BETA, delta=0.01), function(RISK, delta=0.01)
+    np.testing.assert_allclose(made.value, bounds.pac_bayes_kl(risk, heat, n=N, delta=0.03), rtol=1e-9)
+    assert made.inputs["limit"] == limit and "was chosen before the chains ran" in made.assumption
+    # These heats and risks vary by little of their range.
+    plain = heat_law_rigorous(HEAT, RISK, beta=BETA, monte_carlo_share=0.4, **SETTINGS)
+    assert heat_mean(HEAT, RISK, **SETTINGS).value < made.value < plain.value
+    assert heat_law_rigorous([math.nan, 1.0], [0.1, 0.1], beta=BETA, limit=limit, **SETTINGS).value == 1.0
+    with pytest.raises((ValueError, TypeError), match="hoeffding"):  # a TypeError where types are checked
+        heat_law_rigorous(HEAT, RISK, beta=BETA, limit="hoeffding", **SETTINGS)
 
 
 def test_ais_spelled_out():

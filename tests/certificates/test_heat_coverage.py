@@ -16,6 +16,7 @@ from pbjax.sampling import init_paths, make_schedule, path_chunk, path_sums
 # x ~ N(0, 1); y = 1[x > 0.7], flipped with probability 0.1; w ~ N(0, 1) classifies by x > w; logistic surrogate.
 FLIP, CUT, SLOPE = 0.1, 0.7, 4.0
 DELTA = 0.1
+PARAMETER = 1.0  # C of Catoni's form
 GRID = np.linspace(-5, 5, 401)
 
 
@@ -66,7 +67,7 @@ SCHEDULES = {
 
 
 def violations(name, *, repeats, n, chains, seed, every_route):
-    """Violations of each certificate, exp(n kl - W) of every run, and the mean errors on data and in truth."""
+    """Violations of each certificate, exp(n kl - W) and its like at a fixed C, mean errors on data and in truth."""
     schedule = SCHEDULES[name]
     x, sign = data(repeats, n, seed)
     out = run(
@@ -78,7 +79,9 @@ def violations(name, *, repeats, n, chains, seed, every_route):
     surrogate = np.stack([logistic(s * (a - GRID[:, None])).mean(1) for a, s in zip(x, sign, strict=True)])
     gibbs = norm.pdf(GRID) * np.exp(-beta * (surrogate - surrogate.min(1, keepdims=True)))
     gibbs_risk = (gibbs / gibbs.sum(1, keepdims=True)) @ true_surrogate_on_grid()
-    counts = dict.fromkeys(("single", "best of all", "mean", "law", "ais"), 0)
+    counts = dict.fromkeys(
+        ("single", "best of all", "mean", "single, fixed C", "mean, fixed C", "law", "law by betting", "ais"), 0
+    )
     settings = {"n": n, "delta": DELTA}
     for r in range(repeats):
         one = heat_single(heat[r, 0], error[r, 0], slack=slack[r, 0], loss="zero_one", **settings)
@@ -86,32 +89,48 @@ def violations(name, *, repeats, n, chains, seed, every_route):
         [ais] = ais_free_energy(beta, log_weight[r], slack=slack[r], loss="surrogate", **settings)
         counts["single"] += one[0].value < true[r, 0]
         counts["mean"] += mean.value < true[r].mean()
+        fixed = {"loss": "zero_one", "parameter": PARAMETER, **settings}
+        counts["single, fixed C"] += (
+            heat_single(heat[r, 0], error[r, 0], slack=slack[r, 0], **fixed)[0].value < true[r, 0]
+        )
+        counts["mean, fixed C"] += heat_mean(heat[r], error[r], slack=slack[r], **fixed).value < true[r].mean()
         counts["ais"] += ais.value < gibbs_risk[r]
         if every_route:
             every = heat_single(heat[r], error[r], slack=slack[r], loss="zero_one", **settings)
             counts["best of all"] += any(c.value < t for c, t in zip(every, true[r], strict=True))
-            law = heat_law_rigorous(heat[r], error[r], beta=beta, slack=slack[r], loss="zero_one", **settings)
-            counts["law"] += law.value < true.mean()  # over data too: the law's own risk is not at hand
+            for name, limit in (("law", "kl"), ("law by betting", "betting")):
+                law = heat_law_rigorous(
+                    heat[r], error[r], beta=beta, slack=slack[r], loss="zero_one", limit=limit, **settings
+                )
+                counts[name] += law.value < true.mean()  # over data too: the law's own risk is not at hand
     gain = n * np.asarray(bernoulli_kl(error, true)) - heat
-    return counts, np.exp(gain), error.mean(), true.mean()
+    fixed_gain = n * (-np.log1p(true * np.expm1(-PARAMETER)) - PARAMETER * error) - heat
+    return counts, np.exp(gain), np.exp(fixed_gain), error.mean(), true.mean()
 
 
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 def test_violations_stay_below_delta(name):
     repeats = 200
-    counts, gains, error, true = violations(name, repeats=repeats, n=60, chains=4, seed=1, every_route=False)
+    counts, gains, fixed_gains, error, true = violations(
+        name, repeats=repeats, n=60, chains=4, seed=1, every_route=False
+    )
     # A rate of delta is exceeded by this many with probability 1e-4.
     assert max(counts.values()) <= binom.ppf(1 - 1e-4, repeats, DELTA), counts
     assert gains.mean() <= 2 * np.sqrt(60)
+    # At a fixed C the constant is 1, so an excess would show. Chains on one data set count as one draw.
+    by_data = fixed_gains.mean(1)
+    assert by_data.mean() <= 1 + 4.5 * by_data.std() / np.sqrt(repeats)
     assert error < true or name != "slow"  # the chains do fit the data
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 def test_violations_stay_below_delta_in_thousands(name):
-    counts, gains, _, _ = violations(name, repeats=2500, n=40, chains=4, seed=2, every_route=True)
+    counts, gains, fixed_gains, _, _ = violations(name, repeats=2500, n=40, chains=4, seed=2, every_route=True)
     assert max(counts.values()) <= binom.ppf(1 - 1e-4, 2500, DELTA), counts
     assert gains.mean() <= 2 * np.sqrt(40)
+    by_data = fixed_gains.mean(1)
+    assert by_data.mean() <= 1 + 4.5 * by_data.std() / np.sqrt(2500)
 
 
 def memorise(rng, *, n, hypotheses, beta, moves, repeats):
