@@ -31,11 +31,18 @@ def cubic(last, rungs):
     return last * (np.arange(1, rungs + 1) / rungs) ** 3
 
 
-def law_and_heat(betas, *, moves=1):
+def exact_draws_from(beta):
+    """Transition matrix of a kernel that forgets where it was: every move is an exact draw from the rung."""
+    log_target = np.log(PRIOR) - beta * LOSS
+    law = np.exp(log_target - log_target.max())
+    return np.broadcast_to(law / law.sum(), (GRID.size, GRID.size))
+
+
+def law_and_heat(betas, *, moves=1, make_kernel=metropolis):
     """Law of w_K, E[W], and the left sum at the chain's own means."""
     law, heat, exponent, before = PRIOR, 0.0, 0.0, 0.0
     for beta in betas:
-        kernel = metropolis(beta)
+        kernel = make_kernel(beta)
         exponent += (beta - before) * law @ LOSS
         before = beta
         for _ in range(moves):

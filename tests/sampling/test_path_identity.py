@@ -19,6 +19,7 @@ from tests.sampling.path_toys import (
     WINDOW_PROBABILITY,
     cubic,
     divergence,
+    exact_draws_from,
     identity_score,
     law_and_heat,
     tilted_law,
@@ -69,6 +70,16 @@ def test_heat_of_exact_kernels_falls_to_the_divergence_as_one_over_rungs():
     assert min(excess) > 0
     slope = np.polyfit(np.log([400, 800, 1600, 3200]), np.log(excess), 1)[0]
     assert abs(slope + 1) < 0.1
+
+
+def test_heat_of_kernels_that_draw_exactly_falls_as_one_over_rungs_on_the_grid():
+    rungs, excess = np.array([100, 200, 400, 800]), []
+    for count in rungs:
+        law, heat, _ = law_and_heat(cubic(500.0, count), make_kernel=exact_draws_from)
+        excess.append(heat - divergence(law))  # the law is the Gibbs posterior's own
+    assert min(excess) > 0
+    slopes = np.diff(np.log(excess)) / np.diff(np.log(rungs))
+    assert np.abs(slopes + 1).max() < 0.1, slopes  # every doubling by itself
 
 
 # --- by HMC ----------------------------------------------------------------------------------------------------------
