@@ -16,7 +16,7 @@ from pbjax.sampling.ladder import (
     sample_chunk,
 )
 from pbjax.sampling.path_records import PathState, PathSums, PathTrace
-from pbjax.sampling.pilot_schedule import PilotReport, PilotTrace, choose_schedule
+from pbjax.sampling.pilot_schedule import PilotReport, PilotTrace, choose_schedule, usual_integration_steps
 from pbjax.sampling.schedule import AnnealingSchedule, make_schedule
 from pbjax.sampling.statistics import (
     StreamedStatistics,
@@ -76,5 +76,6 @@ __all__ = [
     "summarise",
     "summarise_exchange",
     "update_statistics",
+    "usual_integration_steps",
     "variance",
 ]

@@ -26,7 +26,14 @@ from pbjax import _checks
 from pbjax.sampling.annealed_move import MoveResult, hmc_move
 from pbjax.sampling.annealed_paths import Observe, init_paths
 from pbjax.sampling.hmc import Energy, adapt_log_step
-from pbjax.sampling.pilot_schedule import LARGEST_STEP, QUARTER_PERIOD, PilotReport, PilotTrace, choose_schedule
+from pbjax.sampling.pilot_schedule import (
+    LARGEST_STEP,
+    QUARTER_PERIOD,
+    PilotReport,
+    PilotTrace,
+    choose_schedule,
+    usual_integration_steps,
+)
 from pbjax.sampling.schedule import AnnealingSchedule
 
 _MOVES = 80
@@ -188,7 +195,7 @@ def pilot(
     gradients: int,
     pilot_gradients: int | None = None,
     chains: int = 1,
-    num_integration_steps: int = 32,
+    num_integration_steps: int | None = None,
     target_acceptance: float = 0.8,
     step_exponent: float = 0.5,
     observe: Observe | None = None,
@@ -211,7 +218,7 @@ def pilot(
         pilot_gradients: what the pilot may cost, a chain; as much as `gradients` by default, so that it walks at the
             speed of the chain it is to foresee.
         chains: pilot chains, vmapped; more of them make a less noisy schedule.
-        num_integration_steps: most leapfrog steps a move.
+        num_integration_steps: most leapfrog steps a move; `usual_integration_steps(gradients)` by default.
         target_acceptance: in (0, 1).
         step_exponent: gamma, >= 0; 0 spaces the rungs by thermodynamic length alone.
         observe: z [d] -> functionals [F] whose means the report gives, say the 0-1 error; None to leave it out.
@@ -234,6 +241,8 @@ def pilot(
         algorithm. The formulas and their assumptions: docs/heat.md.
     """
     _checks.check_range("gradients", gradients, low=2.0, open_high=True, whole=True)
+    if num_integration_steps is None:
+        num_integration_steps = usual_integration_steps(gradients)
     pilot_gradients = gradients if pilot_gradients is None else pilot_gradients
     _checks.check_range("pilot_gradients", pilot_gradients, low=2.0, open_high=True, whole=True)
     passes = (pilot_gradients // 3, pilot_gradients - pilot_gradients // 3)

@@ -76,6 +76,22 @@ class PilotReport(NamedTuple):
     gradients: int
 
 
+def usual_integration_steps(gradients: int) -> int:
+    """Leapfrog steps a move for a budget: few long trajectories, thirty moves at least, 4 to 96 steps.
+
+    Args:
+        gradients: what one chain may cost.
+
+    Returns:
+        gradients // 30 within [4, 96].
+
+    Example:
+        >>> [usual_integration_steps(budget) for budget in (60, 1000, 20_000)]
+        [4, 33, 96]
+    """
+    return min(max(gradients // 30, 4), 96)
+
+
 def _to_target(step: np.ndarray, acceptance: np.ndarray, target: float) -> np.ndarray:
     """Step sizes at which the acceptance would be the target, from 2 Phi(-c step^2) = acceptance."""
     inverse = NormalDist().inv_cdf
@@ -112,7 +128,7 @@ def choose_schedule(
     *,
     gradients: int,
     beta: float | None = None,
-    num_integration_steps: int = 32,
+    num_integration_steps: int | None = None,
     target_acceptance: float = 0.8,
     step_exponent: float = 0.5,
     floor: float = 0.1,
@@ -127,7 +143,8 @@ def choose_schedule(
         trace: `PilotTrace` of the whole pilot (chunks joined along the first axis); NaN moves are left out.
         gradients: what one chain may cost, its start included; at least 2, spent exactly.
         beta: last rung, > 0 and no higher than the pilot's; the pilot's by default.
-        num_integration_steps: most leapfrog steps a move, but for the few that use up the budget; >= 1.
+        num_integration_steps: most leapfrog steps a move, but for the few that use up the budget; >= 1; by default
+            `usual_integration_steps(gradients)`.
         target_acceptance: in (0, 1).
         step_exponent: gamma, >= 0.
         floor: share in [0, 1] of moves placed evenly in log b, so that noise in m leaves no hole.
@@ -150,6 +167,8 @@ def choose_schedule(
         (301, 50.0, (5,))
     """
     _checks.check_range("gradients", gradients, low=2.0, open_high=True, whole=True)
+    if num_integration_steps is None:
+        num_integration_steps = usual_integration_steps(gradients)
     _checks.check_range("num_integration_steps", num_integration_steps, low=1.0, open_high=True, whole=True)
     _checks.check_range("target_acceptance", target_acceptance, low=0.0, high=1.0, open_low=True, open_high=True)
     _checks.check_range("step_exponent", step_exponent, low=0.0, open_high=True)
