@@ -58,15 +58,14 @@ def quadratic_trace(moves=4000, *, beta=1e4, dimension=10):
     drop = -np.diff(energy, prepend=0.5)
     column = (moves, 1)
     return PilotTrace(
-        *map(
-            jnp.asarray,
-            (
-                betas, energy.reshape(column), np.full(column, 0.8), np.full(moves, 0.1), np.full(moves, 3),
-                (betas * drop).reshape(column),
-            ),
-        ),
-        None,
-    )  # fmt: skip
+        beta=jnp.asarray(betas),
+        energy=jnp.asarray(energy).reshape(column),
+        acceptance=jnp.full(column, 0.8),
+        step_size=jnp.full(moves, 0.1),
+        num_integration_steps=jnp.full(moves, 3),
+        heat=jnp.asarray(betas * drop).reshape(column),
+        observed=None,
+    )
 
 
 def test_rungs_have_constant_thermodynamic_length():
