@@ -65,7 +65,7 @@ def measure_gradient(config: Any, target: Target, *, at_least: float = 1.0) -> f
 def run_chains(
     config: Any, target: Target, test: Rows, schedule: AnnealingSchedule, phase: runs.Phase, progress: Progress
 ) -> dict[str, Any]:
-    """All moves of all chains: where each chunk left them, the parameters at the end, and where the time went."""
+    """All moves of all chains: where each chunk left them, the networks, and where the time went."""
     begun = time.perf_counter()
     moves = -(-schedule.num_moves // config.chunks)
 
@@ -84,13 +84,21 @@ def run_chains(
         progress.table([row], title="where the chains stand, mean over seeds")
 
     start = jax.jit(lambda keys, rows: begin(keys, target, rows))(chain_keys(config), target.rows)
-    state, stops = phase.run_chunks(
+    _, stops = phase.run_chunks(
         chunk, start, num_chunks=-(-schedule.num_moves // moves), arguments=(schedule, target.rows, test), on_chunk=tell
     )
     timing = phase.timing
+    # Of all the places where the chains stood, the end and the best stop of each are worth keeping.
+    best = report.best_stops(config, stops._asdict(), n=target.n)
+    params = jax.jit(jax.vmap(target.to_params))
+    networks = {
+        "end": params(jnp.asarray(stops.position[-1])),
+        "best": params(jnp.asarray(stops.position[best, np.arange(len(best))])),
+    }
     return {
-        "stops": stops._asdict(),
-        "params": jax.tree.map(np.asarray, jax.jit(jax.vmap(target.to_params))(state.position[:, 0])),
+        "stops": {name: value for name, value in stops._asdict().items() if name != "position"},
+        "best": best,
+        "networks": jax.tree.map(np.asarray, networks),
         "moves_per_chunk": moves,
         "timing": None if timing is None else timing._asdict(),
         "seconds": time.perf_counter() - begun,

@@ -80,6 +80,8 @@ class Certify(RunOptions):
     tries: int = 1000
     """Networks, prior scales, losses and routes ever tried on these rows; every certificate pays log(tries)/n."""
 
+    every_stop: bool = True
+    """Certify single networks after every chunk, sharing delta, so that the best may be taken; else at the end only."""
     chunks: int = 40
     """Parts of the run: checkpoints, progress and points of the curves stand between them."""
     rows_per_chunk: int = 2000

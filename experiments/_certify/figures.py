@@ -45,9 +45,9 @@ def along_the_run(curve: Sequence[Mapping[str, Any]], path: Path, *, n: int) -> 
 
 
 def certificate_against_gradients(
-    curve: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], path: Path
+    curve: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], path: Path, *, together: bool
 ) -> None:
-    """The 0-1 certificate of every seed had it been stopped earlier, its errors, and the certificate at the end."""
+    """The 0-1 certificate of every seed stopped earlier, its errors, and the best stop (or the end) of each."""
     figure = blank_figure(6.2, 4.6)
     axes = figure.subplots()
     for index, points in enumerate(_by_seed(curve)):
@@ -61,15 +61,19 @@ def certificate_against_gradients(
                 across, [point[name] for point in points], line, color=colour, label=None if index else label,
                 linewidth=1.2, alpha=0.8,
             )  # fmt: skip
-    ends = [row for row in rows if row["method"] == "heat_single" and row["loss"] == "zero_one"]
+    stop = "best" if together else "end"
+    marked = [
+        row for row in rows if (row["method"], row["loss"], row["stop"]) == ("heat_single", "zero_one", stop)
+    ]  # fmt: skip
     axes.plot(
-        [row["gradients"] for row in ends], [row["certificate"] for row in ends], "o", color=CERTIFICATE,
-        markersize=5, label="certificate at the end, all seeds together",
+        [row["gradients"] for row in marked], [row["certificate"] for row in marked], "o", color=CERTIFICATE,
+        markersize=5, label="best stop of each" if together else "at the end",
     )  # fmt: skip
     log_axis(axes, [point["gradients"] for point in curve], across=True)
     axes.set_ylim(0, min(1.0, 1.05 * float(np.max([point["certificate_if_stopped_here"] for point in curve]))))
     axes.set_xlabel("gradients of each chain")
     axes.set_ylabel("0-1 risk")
     tidy_axes(axes)
-    legend_below(figure, [axes], columns=2, note="points of a curve hold one at a time, not all at once")
+    note = f"the points of the curves hold {'all together' if together else 'one at a time, not together'}"
+    legend_below(figure, [axes], columns=2, note=note)
     save_png(figure, path)

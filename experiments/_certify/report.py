@@ -9,6 +9,7 @@ import numpy as np
 from experiments._certify import figures, network, summary
 from experiments._certify.problem import Problem
 from pbjax import certificates, runs
+from pbjax.certificates import Certificate
 from pbjax.certify import Target, heat_certificates
 from pbjax.runs.results import ROW_FIELDS, Field
 from pbjax.runs.tables import print_results
@@ -17,6 +18,7 @@ FIELDS = {
     **ROW_FIELDS,
     "seed": Field("integer", nullable=True),
     "heat": Field("number", nullable=True),
+    "stop": Field("text"),
     "gradients": Field("integer"),
     "pilot_gradients": Field("integer"),
     "acceptance": Field("number", nullable=True),
@@ -24,7 +26,37 @@ FIELDS = {
     "prior_rows": Field("integer"),
 }
 """Columns of a row: `seed` is null where a certificate is of all networks; `heat` is W, its mean, or null (importance
-weights, held-out bound); `prior_rows` are training rows that the prior saw and `n` the ones certified."""
+weights, held-out bound); `stop` is the end of the chains or the best stop of a chain; `prior_rows` are training rows
+that the prior saw and `n` the ones certified."""
+
+
+def num_stops(config: Any, beta: np.ndarray) -> int:
+    """Stops at which single networks are certified together."""
+    return len(beta) if config.every_stop else 1
+
+
+def single_networks(
+    config: Any, stops: Any, loss: str, *, n: int, flag: str | None = None
+) -> list[list[Certificate]]:  # fmt: skip
+    """Certificates of every chain at every stop, [chunks][S]: all together with `every_stop`, else each stop alone."""
+    heat, risk, slack = (np.asarray(x, np.float64) for x in (stops["heat"], stops["risks"][loss], stops["slack"]))
+    chunks, seeds = heat.shape
+    beta = np.repeat(np.asarray(stops["beta"], np.float64), seeds).reshape(chunks, seeds)
+    name = config.surrogate if loss == "surrogate" else loss
+    blocks = [slice(None)] if config.every_stop else [slice(chunk, chunk + 1) for chunk in range(chunks)]
+    made: list[Certificate] = []
+    for block in blocks:
+        made += certificates.heat_single(
+            heat[block].ravel(), risk[block].ravel(), slack=slack[block].ravel(), beta=beta[block].ravel(), n=n,
+            delta=config.delta / 2, loss=name, union=config.tries, flag=flag,
+        )  # fmt: skip
+    return [made[chunk * seeds : (chunk + 1) * seeds] for chunk in range(chunks)]
+
+
+def best_stops(config: Any, stops: Any, *, n: int) -> np.ndarray:
+    """The chunk after which each chain's 0-1 certificate is least, [S]; the last one if only the end is certified."""
+    values = np.array([[c.value for c in row] for row in single_networks(config, stops, "zero_one", n=n)])
+    return values.argmin(axis=0) if config.every_stop else np.full(values.shape[1], len(values) - 1)
 
 
 def _flag(stops: Any) -> str | None:
@@ -40,80 +72,79 @@ def _flag(stops: Any) -> str | None:
 def make_rows(
     config: Any, problem: Problem, target: Target, chosen: Any, made: Any, *, acceptance: np.ndarray
 ) -> list[dict[str, Any]]:
-    """Every certificate of the networks at the end, and the held-out bound of each."""
-    stops = made["stops"]
-    last = {name: np.asarray(stops[name][-1]) for name in ("beta", "heat", "log_weight", "slack")}
-    names = {"surrogate": config.surrogate, "zero_one": "zero_one"}
-    risks = {names[name]: np.asarray(value[-1], np.float64) for name, value in stops["risks"].items()}
-    held_out = {names[name]: np.asarray(value[-1], np.float64) for name, value in stops["held_out"].items()}
+    """Every certificate of the networks at the end, single networks at their best stop, and held-out bounds."""
+    stops, spent, flag = made["stops"], _gradients_at_stops(chosen, made), _flag(made["stops"])
+    losses = {"zero_one": "zero_one", config.surrogate: "surrogate"}
     common = {
-        "gradients": chosen["schedule"].num_gradients, "pilot_gradients": chosen["gradients"], "tries": config.tries,
-        "prior_rows": len(problem.prior_rows), "seconds": chosen["seconds"] + made["seconds"], "r_hat": None,
-        "ess": None,
+        "pilot_gradients": chosen["gradients"], "tries": config.tries, "prior_rows": len(problem.prior_rows),
+        "seconds": chosen["seconds"] + made["seconds"], "r_hat": None, "ess": None,
     }  # fmt: skip
     rows: list[dict[str, Any]] = []
-    singles = dict.fromkeys(risks, 0)
+    last = len(spent) - 1
     for certificate in heat_certificates(
-        last["heat"], last["log_weight"], risks, beta=float(last["beta"]), n=target.n, delta=config.delta,
-        surrogate=config.surrogate, slack=last["slack"], tries=config.tries, flag=_flag(stops),
+        stops["heat"][-1], stops["log_weight"][-1], {name: stops["risks"][own][-1] for name, own in losses.items()},
+        beta=float(stops["beta"][-1]), n=target.n, delta=config.delta, surrogate=config.surrogate,
+        slack=stops["slack"][-1], tries=config.tries, flag=flag,
     ):  # fmt: skip
-        loss, index = certificate.loss, None
         if certificate.route == "heat_single":
-            index = singles[loss]
-            singles[loss] += 1
+            continue  # below, with all stops that share their delta
         ideal = certificate.route == "ais_free_energy"
         rows.append(
             {
-                **certificate.row(), **common,
-                "seed": None if index is None else config.seeds[index],
-                "heat": None if ideal else certificate.inputs["heat"],
-                "acceptance": acceptance.mean() if index is None else acceptance[index],
-                "test_risk": None if ideal else held_out[loss].mean() if index is None else held_out[loss][index],
+                **certificate.row(), **common, "stop": "end", "seed": None, "gradients": int(spent[-1]),
+                "acceptance": acceptance.mean(), "heat": None if ideal else certificate.inputs["heat"],
+                "test_risk": None if ideal else stops["held_out"][losses[certificate.loss]][-1].mean(),
                 "ess": certificate.inputs["effective_sample_size"] if ideal else None,
             }
         )  # fmt: skip
-    count = problem.dataset.num_test
+    singles = {own: single_networks(config, stops, own, n=target.n, flag=flag) for own in losses.values()}
+    count, looked = problem.dataset.num_test, num_stops(config, stops["beta"]) * len(config.seeds)
     for index, seed in enumerate(config.seeds):
-        certificate = certificates.test_set(
-            round(float(held_out["zero_one"][index]) * count), n=count, delta=config.delta / 2,
-            beta=float(last["beta"]), union=config.tries * len(config.seeds),
-        )  # fmt: skip
-        rows.append(
-            {
-                **certificate.row(), **common, "seed": seed, "heat": None, "acceptance": acceptance[index],
-                "empirical_risk": risks["zero_one"][index], "test_risk": held_out["zero_one"][index],
-            }
-        )  # fmt: skip
+        for stop, at in {"end": last, **({"best": int(made["best"][index])} if config.every_stop else {})}.items():
+            here = {"seed": seed, "stop": stop, "gradients": int(spent[at]), "acceptance": acceptance[index]}
+            for own, made_of in singles.items():
+                certificate, test = made_of[at][index], stops["held_out"][own][at][index]
+                heat = certificate.inputs["heat"]
+                rows.append({**certificate.row(), **common, **here, "heat": heat, "test_risk": test})
+            test = float(stops["held_out"]["zero_one"][at][index])
+            certificate = certificates.test_set(
+                round(test * count), n=count, delta=config.delta / 2, beta=float(stops["beta"][at]),
+                union=config.tries * looked,
+            )  # fmt: skip
+            risk = float(stops["risks"]["zero_one"][at][index])
+            rows.append(
+                {**certificate.row(), **common, **here, "heat": None, "empirical_risk": risk, "test_risk": test}
+            )
     return rows
 
 
-def make_curve(config: Any, target: Target, chosen: Any, made: Any) -> list[dict[str, Any]]:
-    """Where every chunk left every chain, with the certificate that it would have had were this its only stop.
+def _gradients_at_stops(chosen: Any, made: Any) -> np.ndarray:
+    """What a chain had cost at the end of every chunk."""
+    spent = 1 + np.cumsum(np.asarray(chosen["schedule"].num_integration_steps))
+    ends = (np.arange(len(made["stops"]["beta"])) + 1) * made["moves_per_chunk"]
+    return spent[np.minimum(ends, len(spent)) - 1]
 
-    One stop fixed beforehand is covered, the last one by the rows; picking the best point of the curve is not.
+
+def make_curve(config: Any, target: Target, chosen: Any, made: Any) -> list[dict[str, Any]]:
+    """Where every chunk left every chain, with the certificate of a network stopped there.
+
+    With `every_stop` the certificates of all points hold together; without it each would have held alone.
     """
-    stops, steps = made["stops"], np.asarray(chosen["schedule"].num_integration_steps)
-    spent = 1 + np.cumsum(steps)
-    curve = []
-    for chunk in range(len(stops["beta"])):
-        moves = min((chunk + 1) * made["moves_per_chunk"], len(steps))
-        alone = certificates.heat_single(
-            stops["heat"][chunk], stops["risks"]["zero_one"][chunk], slack=stops["slack"][chunk], n=target.n,
-            delta=config.delta / 2, loss="zero_one", union=config.tries,
-        )  # fmt: skip
-        for index, seed in enumerate(config.seeds):
-            curve.append(
-                {
-                    "seed": seed, "moves": moves, "gradients": int(spent[moves - 1]),
-                    "beta": float(stops["beta"][chunk]), "heat": float(stops["heat"][chunk][index]),
-                    "surrogate": float(stops["risks"]["surrogate"][chunk][index]),
-                    "zero_one": float(stops["risks"]["zero_one"][chunk][index]),
-                    "test_zero_one": float(stops["held_out"]["zero_one"][chunk][index]),
-                    "acceptance": float(stops["acceptance"][chunk][index]),
-                    "certificate_if_stopped_here": alone[index].value,
-                }
-            )  # fmt: skip
-    return curve
+    stops, spent = made["stops"], _gradients_at_stops(chosen, made)
+    values = single_networks(config, stops, "zero_one", n=target.n)
+    return [
+        {
+            "seed": seed, "gradients": int(spent[chunk]), "beta": float(stops["beta"][chunk]),
+            "heat": float(stops["heat"][chunk][index]),
+            "surrogate": float(stops["risks"]["surrogate"][chunk][index]),
+            "zero_one": float(stops["risks"]["zero_one"][chunk][index]),
+            "test_zero_one": float(stops["held_out"]["zero_one"][chunk][index]),
+            "acceptance": float(stops["acceptance"][chunk][index]),
+            "certificate_if_stopped_here": values[chunk][index].value,
+        }
+        for chunk in range(len(spent))
+        for index, seed in enumerate(config.seeds)
+    ]  # fmt: skip
 
 
 def timing(config: Any, chosen: Any, made: Any, seconds_per_gradient: float) -> dict[str, Any]:
@@ -153,16 +184,18 @@ def write(
         "num_integration_steps": np.asarray(ladder.num_integration_steps), "report": chosen.get("report"),
     }  # fmt: skip
     spent = timing(config, chosen, made, seconds_per_gradient)
-    network.save(directory, made["params"])
+    network.save(directory, made["networks"])
     directory.write_results(
         rows, fields=FIELDS, sections={"curve": curve, "schedule": record, "timing": spent}
     )  # fmt: skip
     figures.along_the_run(curve, directory.figures / "run.png", n=target.n)
-    figures.certificate_against_gradients(curve, rows, directory.figures / "certificate.png")
+    figures.certificate_against_gradients(
+        curve, rows, directory.figures / "certificate.png", together=config.every_stop
+    )
     summary.write(directory.path)
     print_results(
         rows, title=f"delta = {config.delta / 2:g} a loss, {config.tries} tries",
-        columns=("method", "loss", "seed", "empirical_risk", "test_risk", "heat", "certificate", "acceptance"),
+        columns=("method", "loss", "seed", "stop", "empirical_risk", "test_risk", "heat", "certificate", "acceptance"),
     )  # fmt: skip
     for text in dict.fromkeys(row["assumption"] for row in rows):
         methods = dict.fromkeys(row["method"] for row in rows if row["assumption"] == text)

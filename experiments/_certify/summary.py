@@ -14,7 +14,7 @@ from typing import Any
 from pbjax.runs.tables import markdown_table
 
 COLUMNS = (
-    "seed", "loss", "method", "beta", "empirical_risk", "test_risk", "heat", "certificate", "acceptance", "ess",
+    "seed", "loss", "method", "stop", "beta", "empirical_risk", "test_risk", "heat", "certificate", "acceptance", "ess",
 )  # fmt: skip
 
 
@@ -47,8 +47,8 @@ n = {rows[0]["n"]:,} certified rows, {rows[0]["prior_rows"]:,} for the prior; {l
 
 ## Certificates
 
-delta = {rows[0]["delta"]:g} for each loss, {rows[0]["tries"]:,} tries. Rows of one route and loss hold together;
-`test_set` is what held-out rows would have bought.
+delta = {rows[0]["delta"]:g} for each loss, {rows[0]["tries"]:,} tries. Rows of one route and loss hold together.
+`best` is the stop of least 0-1 certificate of a chain; `test_set` is what held-out rows would have bought.
 
 {markdown_table(rows, columns=COLUMNS)}
 ## Assumptions

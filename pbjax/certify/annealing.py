@@ -118,8 +118,8 @@ def by_annealing(
 
     @partial(jax.jit, static_argnames="moves")
     def run(keys: jax.Array, schedule: AnnealingSchedule, rows: Rows, moves: int) -> tuple[Any, Stop]:
-        state, stop = advance(begin(keys, target, rows), schedule, rows, target=target, moves=moves)
-        return jax.vmap(target.to_params)(state.position[:, 0]), stop
+        _, stop = advance(begin(keys, target, rows), schedule, rows, target=target, moves=moves)
+        return jax.vmap(target.to_params)(stop.position), stop
 
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(chains))
     params, stop = run(keys, schedule, target.rows, schedule.num_moves)

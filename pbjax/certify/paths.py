@@ -24,6 +24,7 @@ class Stop(NamedTuple):
     """C chains where a chunk left them: what a certificate needs had they been stopped there.
 
     Attributes:
+        position: z, float32 [C, d]; `Target.to_params` makes a network of it.
         beta: the rung reached, scalar.
         heat: W, nats, [C].
         log_weight: -A, nats, [C].
@@ -34,6 +35,7 @@ class Stop(NamedTuple):
         held_out: the same on other rows, NaN without them, [C] each.
     """
 
+    position: jax.Array
     beta: jax.Array
     heat: jax.Array
     log_weight: jax.Array
@@ -109,4 +111,4 @@ def advance(
         others = {name: jnp.full_like(value, jnp.nan) for name, value in risks.items()}
     else:
         others = jax.vmap(lambda z: target.risks(z, held_out))(z)
-    return state, Stop(state.beta, heat, log_weight, slack, acceptance, divergences, risks, others)
+    return state, Stop(z, state.beta, heat, log_weight, slack, acceptance, divergences, risks, others)

@@ -42,7 +42,7 @@ def plan_pilot(
     """Divide a pilot's budget into two passes.
 
     Args:
-        gradients: what a chain of the schedule may cost.
+        gradients: what a chain of the schedule may cost, >= 2.
         pilot_gradients: what a pilot chain may cost; a quarter of `gradients`, at least 200, if left out.
         num_integration_steps: most leapfrog steps a move of the schedule, >= 1.
 
@@ -56,7 +56,8 @@ def plan_pilot(
         >>> plan_pilot(4000, num_integration_steps=10)
         PilotPlan(moves=166, num_integration_steps=3)
     """
-    _checks.check_range("num_integration_steps", num_integration_steps, low=1.0, open_high=True, whole=True)
+    for name, count, least in (("num_integration_steps", num_integration_steps, 1), ("gradients", gradients, 2)):
+        _checks.check_range(name, count, low=least, open_high=True, whole=True)
     if pilot_gradients is None:
         pilot_gradients = max(200, gradients // 4)
     leapfrogs = max(1, num_integration_steps // 3)

@@ -49,9 +49,10 @@ def record_of(out):
     return json.loads((out / "results.json").read_text())
 
 
-def singles(out):
+def singles(out, stop="end"):
     """Rows of single networks, 0-1 error, in the order of the seeds."""
-    return [row for row in record_of(out)["rows"] if (row["method"], row["loss"]) == ("heat_single", "zero_one")]
+    wanted = ("heat_single", "zero_one", stop)
+    return [row for row in record_of(out)["rows"] if (row["method"], row["loss"], row["stop"]) == wanted]
 
 
 def test_rows_hold_every_route_with_heat_ledger_and_assumption(finished):
@@ -75,28 +76,31 @@ def test_rows_hold_every_route_with_heat_ledger_and_assumption(finished):
     assert {path.name for path in (out / "figures").iterdir()} == {"run.png", "certificate.png"}
 
 
-def test_the_last_point_of_the_curve_is_the_row(finished):
-    record = record_of(finished[0])
-    last = [point for point in record["curve"] if point["moves"] == len(record["schedule"]["beta"])]
-    for point in last:
-        (row,) = (
-            row for row in record["rows"]
-            if (row["method"], row["loss"], row["seed"]) == ("heat_single", "zero_one", point["seed"])
-        )  # fmt: skip
-        assert point["heat"] == row["heat"] and point["zero_one"] == row["empirical_risk"]
-        assert point["certificate_if_stopped_here"] <= row["certificate"]  # the row shares delta with the other seed
-    gradients = [point["gradients"] for point in record["curve"] if point["seed"] == 0]
-    assert gradients == sorted(set(gradients)) and gradients[-1] == record["rows"][0]["gradients"]
+def test_rows_are_points_of_the_curve(finished):
+    curve = record_of(finished[0])["curve"]
+    for index in (0, 1):
+        points = [point for point in curve if point["seed"] == index]
+        gradients = [point["gradients"] for point in points]
+        assert gradients == sorted(set(gradients)) and gradients[-1] == smoke.gradients
+        best = min(points, key=lambda point: point["certificate_if_stopped_here"])
+        for stop, point in (("end", points[-1]), ("best", best)):
+            row = singles(finished[0], stop)[index]
+            assert [row[name] for name in ("gradients", "beta", "heat")] == [
+                point[name] for name in ("gradients", "beta", "heat")
+            ]
+            assert point["zero_one"] == row["empirical_risk"] and point["test_zero_one"] == row["test_risk"]
+            assert point["certificate_if_stopped_here"] == pytest.approx(row["certificate"], rel=1e-12)
+            # Two chains at every stop of each, and a thousand tries, share half of delta.
+            assert row["delta_ledger"]["heat"] == pytest.approx(0.025 / (1000 * 2 * len(points)))
 
 
-def test_the_saved_network_is_the_certified_one(finished):
+def test_the_saved_networks_are_the_certified_ones(finished):
     problem = make_problem(smoke)
-    template = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape), leaf.dtype), problem.template)
-    params = network.load(finished[0], smoke, template)
-    logits = jax.vmap(problem.model.apply, (0, None))(params, jnp.asarray(problem.dataset.train_inputs))
-    errors = np.mean(np.argmax(logits, -1) != problem.dataset.train_labels[None], axis=1)
-    rows = singles(finished[0])
-    np.testing.assert_allclose([row["empirical_risk"] for row in rows], errors, atol=1e-6)
+    networks = network.load(finished[0], smoke, problem.template)
+    for stop, params in networks.items():
+        logits = jax.vmap(problem.model.apply, (0, None))(params, jnp.asarray(problem.dataset.train_inputs))
+        errors = np.mean(np.argmax(logits, -1) != problem.dataset.train_labels[None], axis=1)
+        np.testing.assert_allclose([row["empirical_risk"] for row in singles(finished[0], stop)], errors, atol=1e-6)
 
 
 @pytest.mark.slow
