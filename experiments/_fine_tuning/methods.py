@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from pbjax import optim
+from pbjax.formal import symmetries
 
 MOMENTUM = 0.9
 
@@ -22,12 +23,15 @@ class Method(NamedTuple):
         optimiser: optax transformation with learning rate 1: its updates are scaled by each replica's rate.
         init: `init(key, params) -> trained`, the numbers that move.
         merge: `merge(params, trained) -> params` of the network.
+        permute: `permute(permutation, params, trained) -> trained` of the permuted network, for what `init` draws;
+            None where `init` draws nothing.
     """
 
     name: str
     optimiser: optax.GradientTransformation
     init: Callable[[jax.Array, Any], Any]
     merge: Callable[[Any, Any], Any]
+    permute: Callable[[symmetries.Permutation, Any, Any], Any] | None = None
 
 
 def make_method(config: Any, name: str) -> Method:
@@ -35,7 +39,7 @@ def make_method(config: Any, name: str) -> Method:
     if name.startswith("lora_"):
         rank = int(name.removeprefix("lora_"))
         adamw = optax.adamw(1.0, weight_decay=config.weight_decay)
-        return Method(name, adamw, lambda key, params: init_lora(key, params, rank=rank), merge_lora)
+        return Method(name, adamw, lambda key, params: init_lora(key, params, rank=rank), merge_lora, permute_lora)
     made = {
         "sgd": lambda: optax.sgd(1.0),
         "momentum": lambda: optax.sgd(1.0, momentum=MOMENTUM),
@@ -100,6 +104,39 @@ def init_lora(key: jax.Array, params: Any, *, rank: int) -> Any:
             a = jax.random.normal(own, (kernel.shape[0], rank), kernel.dtype) * kernel.shape[0] ** -0.5
             adapters[name][part] = {"a": a, "b": jnp.zeros((rank, kernel.shape[1]), kernel.dtype)}
     return adapters
+
+
+def permute_lora(permutation: symmetries.Permutation, params: Any, adapters: Any) -> Any:
+    """Adapters of the permuted network that learn as these do: A moves along with inputs, B with outputs.
+
+    Args:
+        permutation: of neurons and heads.
+        params: of the network before it, [inputs, outputs] a kernel.
+        adapters: of `init_lora`, for the same network.
+
+    Returns:
+        Adapters with `merge_lora(transform(params), permuted) = transform(merge_lora(params, adapters))`.
+    """
+
+    def numbers(axis: int) -> Any:
+        """The tree with every number replaced by where it stands along an axis, permuted."""
+
+        def one(leaf: jax.Array) -> jax.Array:
+            return jax.lax.broadcasted_iota(jnp.int32, leaf.shape, axis % leaf.ndim)
+
+        return permutation.transform(jax.tree.map(one, params))
+
+    rows, columns = numbers(0), numbers(-1)
+    return {
+        name: {
+            part: {
+                "a": adapter["a"][rows[name][part]["kernel"][:, 0]],
+                "b": adapter["b"][:, columns[name][part]["kernel"][0]],
+            }
+            for part, adapter in parts.items()
+        }
+        for name, parts in adapters.items()
+    }
 
 
 def merge_lora(params: Any, adapters: Any) -> Any:

@@ -81,6 +81,16 @@ def make_pretraining(config: Any, problem: Problem) -> formal.Training:
     )  # fmt: skip
 
 
+def map_keys(config: Any) -> jax.Array:
+    """Keys of the maps [S], away from what pre-training draws with the same seeds."""
+    return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1_000_003))(jnp.asarray(config.seeds))
+
+
+def draw_control(config: Any, key: jax.Array, params: Any) -> symmetries.Permutation:
+    """The permutation of one seed, by its key of `map_keys`."""
+    return symmetries.draw_permutation(key, params, heads=config.heads)
+
+
 def transformed(config: Any, params: Any) -> Any:
     """Parameters [A, S, ...] of all arms from pre-trained ones [S, ...], in the config's precision.
 
@@ -91,7 +101,7 @@ def transformed(config: Any, params: Any) -> Any:
         if arm.symmetry == NONE:
             return own
         if arm.symmetry == CONTROL:
-            return symmetries.draw_permutation(key, own, heads=config.heads).transform(own)
+            return draw_control(config, key, own).transform(own)
         if arm.symmetry == "rescaling":
             return symmetries.draw_rescaling(key, own, strength=float(arm.strength)).transform(own)
         drawn = symmetries.draw_mixing(
@@ -99,14 +109,11 @@ def transformed(config: Any, params: Any) -> Any:
         )
         return drawn.transform(own)
 
-    # Of the maps, away from what pre-training draws with the same seeds.
-    keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1_000_003))(jnp.asarray(config.seeds))
-
     def all_arms(own: Any, key: jax.Array) -> Any:
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(draw(arm, own, key) for arm in arms(config)))
 
     exact = jax.tree.map(lambda leaf: leaf.astype(config.precision), params)
-    return jax.jit(jax.vmap(all_arms, out_axes=1))(exact, keys)
+    return jax.jit(jax.vmap(all_arms, out_axes=1))(exact, map_keys(config))
 
 
 def condition_number(arm: Arm) -> float:

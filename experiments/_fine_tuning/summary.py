@@ -161,8 +161,7 @@ of strength 1 leave every number as it is: {"yes" if measured["columns"]["identi
 ## The control
 
 Permuted networks at the learning rate of c = 1: greatest relative gap of a curve to that of the same seed without \
-a map, and of the steps to the target. Above the stable rate, rounding grows from step to step; the random factor of \
-LoRA is another one for the permuted network.
+a map, and of the steps to the target. Above the stable rate, rounding grows from step to step.
 
 {_markdown(control_table(found, config))}
 {versions}; commit {(made["git"] or {}).get("commit", "none")}.

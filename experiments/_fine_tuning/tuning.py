@@ -16,7 +16,7 @@ import optax
 
 from experiments._fine_tuning.linearised import tangent_maps
 from experiments._fine_tuning.methods import Method, learning_rates
-from experiments._fine_tuning.problem import Problem, arms, kl
+from experiments._fine_tuning.problem import CONTROL, Problem, arms, draw_control, kl, map_keys
 
 
 class Shape(NamedTuple):
@@ -72,10 +72,24 @@ def init(config: Any, method: Method, params: Any) -> tuple[Any, Carry]:
     shape = shape_of(config)
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1_000_004))(jnp.asarray(config.seeds))
     start = jax.jit(jax.vmap(jax.vmap(method.init), in_axes=(None, 0)))(keys, params)
+    if method.permute is not None:
+        start = _with_control(config, method.permute, params, start)
     trained = spread(shape, start)
     zeros = jnp.zeros(shape.size, jnp.int32)
     state = jax.jit(jax.vmap(method.optimiser.init))(trained)
     return start, Carry(trained, state, zeros, zeros - 1, zeros == 0, zeros != 0)
+
+
+def _with_control(config: Any, permute: Callable[..., Any], params: Any, start: Any) -> Any:
+    """The same [A, S, ...] where the control starts from the permuted draws of the network without a map."""
+    own, drawn = (jax.tree.map(lambda leaf: leaf[0], tree) for tree in (params, start))
+
+    def one(key: jax.Array, own: Any, drawn: Any) -> Any:
+        return permute(draw_control(config, key, own), own, drawn)
+
+    moved = jax.jit(jax.vmap(one))(map_keys(config), own, drawn)
+    place = [arm.symmetry for arm in arms(config)].index(CONTROL)
+    return jax.tree.map(lambda leaf, new: leaf.at[place].set(new), start, moved)
 
 
 def scores(shape: Shape, carry: Any, xp: Any = jnp) -> tuple[Any, Any]:

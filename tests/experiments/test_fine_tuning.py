@@ -14,7 +14,7 @@ from experiments import fine_tuning
 from experiments._fine_tuning import measuring, tuning
 from experiments._fine_tuning.linearised import tangent_maps
 from experiments._fine_tuning.methods import learning_rates, make_method
-from experiments._fine_tuning.problem import Arm, arms, make_problem, transformed
+from experiments._fine_tuning.problem import Arm, arms, draw_control, make_problem, map_keys, transformed
 from experiments._fine_tuning.rows import slope
 from pbjax import runs
 from pbjax.runs import load_configs
@@ -159,6 +159,42 @@ def test_lora_starts_at_the_function_and_has_its_rank(params):
     moved = jax.tree.map(lambda leaf: leaf + jax.random.normal(jax.random.key(1), leaf.shape), adapters)
     change = method.merge(one, moved)["Layer_0"]["Dense_0"]["kernel"] - one["Layer_0"]["Dense_0"]["kernel"]
     assert np.linalg.matrix_rank(change, tol=1e-8) == 2
+
+
+def test_permuted_adapters_are_those_of_the_permuted_network(params):
+    """After any step, not only where B is zero; and what the study starts the control from is this and nothing else."""
+    method, key = make_method(CONFIG, "lora_2"), map_keys(CONFIG)[1]
+    own = jax.tree.map(lambda leaf: leaf[0, 1], params)
+    adapters = method.init(jax.random.key(0), own)
+    moved = jax.tree.map(lambda leaf: leaf + jax.random.normal(jax.random.key(1), leaf.shape), adapters)
+    permutation = draw_control(CONFIG, key, own)
+    found = method.merge(permutation.transform(own), method.permute(permutation, own, moved))
+    # Sums over the rank may be added in another order.
+    expected = permutation.transform(method.merge(own, moved))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), found, expected)
+    start, _ = tuning.init(CONFIG, method, params)
+    drawn = jax.tree.map(lambda leaf: leaf[0, 1], start)
+    jax.tree.map(
+        lambda leaf, expected: np.testing.assert_array_equal(leaf[1, 1], expected),
+        start,
+        method.permute(permutation, own, drawn),
+    )
+    assert not np.array_equal(start["Layer_0"]["Dense_1"]["a"][1, 1], drawn["Layer_0"]["Dense_1"]["a"])
+    np.testing.assert_array_equal(start["Layer_0"]["Dense_1"]["a"][2, 1], drawn["Layer_0"]["Dense_1"]["a"])
+
+
+@pytest.mark.slow
+def test_the_control_of_lora_stays_with_the_original(params):
+    config = dataclasses.replace(CONFIG, symmetries=("rescaling",), rates=2, evaluate_every=5)
+    method, shape = make_method(config, "lora_2"), tuning.shape_of(config)
+    own = jax.tree.map(lambda leaf: leaf[:3], params)
+    start, carry = tuning.init(config, method, own)
+    chunk = jax.jit(tuning.make_chunk(config, PROBLEM, method, linearised=False))
+    for _ in range(4):
+        carry, found = chunk(carry, own, start)
+    found = np.asarray(found).reshape(shape)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-9)
+    assert np.all(np.abs(found[2] - found[0]) > 1e-6 * found[0]), "a rescaling is seen"
 
 
 def test_feed_forward_moves_nothing_else(params):
