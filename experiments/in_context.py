@@ -56,10 +56,8 @@ class Study:
         )
         self.model = make_model(config)
         self.problem = make_problem(config, self.taught)
-
-    def training(self, *, branching: bool) -> Any:
-        """The training program before or after the branches part."""
-        return make_training(self.config, self.taught, self.model, self.problem, branching=branching)
+        self.training = make_training(config, self.taught, self.model, self.problem, penalised=False)
+        self.chunk = make_chunk(config, self.taught, self.model, self.problem)
 
     def exact(self) -> dict[str, Any]:
         """Neighbours of the mixture."""
@@ -76,35 +74,35 @@ class Study:
         ]  # fmt: skip
         return {"rows": rows, "seconds": time.perf_counter() - begin}
 
-    def train(self, phase: runs.Phase, state: Any = None) -> dict[str, Any]:
-        """Maximum likelihood from the start, or both branches of trained states."""
+    def train(self, phase: runs.Phase, state: Any = None, *, name: str | None = None) -> dict[str, Any]:
+        """Maximum likelihood from the start, or a branch of trained states by its name."""
         begin, config = time.perf_counter(), self.config
-        training = self.training(branching=state is not None)
-        replicas = init_replicas(config, training) if state is None else branch(config, state)
-        count = len(config.seeds) * (1 if state is None else len(BRANCHES))
+        replicas = init_replicas(config, self.training) if name is None else branch(config, state, name)
+        count, before = len(config.seeds), 0 if name is None else config.steps
         if config.replicas_at_once >= count and jax.device_count() > 1:
             replicas = shard_replicas(replica_mesh(num_replicas=count), replicas)
 
         def tell(index: int, seen: Any) -> None:
             phase.log(
-                step=(0 if state is None else config.steps) + (index + 1) * config.evaluate_every, kl=seen.kl,
-                penalty=seen.penalty, accuracy_last=seen.accuracy[:, -1],
+                step=before + (index + 1) * config.evaluate_every, kl=seen.kl, penalty=seen.penalty,
+                accuracy_last=seen.accuracy[:, -1],
             )  # fmt: skip
 
-        steps = config.steps if state is None else config.branch_steps
+        steps = config.steps if name is None else config.branch_steps
         replicas, seen = phase.run_chunks(
-            make_chunk(config, self.model, self.problem, training), replicas,
-            num_chunks=steps // config.evaluate_every, on_chunk=tell,
-        )  # fmt: skip
+            self.chunk, replicas, num_chunks=steps // config.evaluate_every, on_chunk=tell
+        )
         return {
             "state": replicas, "seen": seen, "timing": None if phase.timing is None else phase.timing._asdict(),
             "seconds": time.perf_counter() - begin,
         }  # fmt: skip
 
     def score(self, branched: dict[str, Any]) -> dict[str, Any]:
-        """Rows of all networks on the common test."""
+        """Rows of all networks on the common test, one branch after the other."""
         begin = time.perf_counter()
-        params = jax.tree.map(jnp.asarray, branched["state"].params)
+        params = jax.tree.map(
+            lambda *leaves: jnp.concatenate(leaves), *(branched[name]["state"].params for name in BRANCHES)
+        )
         scores: Scores = jax.tree.map(np.asarray, jax.jit(make_scores(self.config, self.model, self.problem))(params))
         seconds = time.perf_counter() - begin
         return {"rows": pair.rows(self.config, self.problem, scores, seconds), "seconds": seconds}
@@ -122,9 +120,7 @@ class Study:
 
 def run(config: Any, out: Path) -> None:
     """The whole study in one run directory; parts that an earlier process finished are read, not computed."""
-    study = Study(config)
-    for branching in (False, True):  # what cannot be trained is refused before anything is written
-        study.training(branching=branching)
+    study = Study(config)  # what cannot be trained is refused before anything is written
     with runs.RunDirectory(out, experiment=NAME, config=config) as directory:
         seeds = len(config.seeds)
         if config.log_level != "quiet":
@@ -133,18 +129,22 @@ def run(config: Any, out: Path) -> None:
                 f"steps, then {len(BRANCHES) * seeds} branches of {config.branch_steps:,}; results in {out}",
                 flush=True,
             )
-        work = {"pretraining": config.steps, "branches": 2.5 * config.branch_steps}
+        work = {"pretraining": config.steps, "plain": config.branch_steps, "penalised": 1.3 * config.branch_steps}
         with Progress(NAME, work=work, log_level=config.log_level) as progress:
             phases = runs.Phases(directory, every_seconds=config.checkpoint_seconds, progress=progress)
             found = phases.run("exact", lambda phase: study.exact())
             enumerated = phases.run("enumerated", lambda phase: study.enumerate())
             trained = phases.run("pretraining", study.train)
-            branched = phases.run("branches", lambda phase: study.train(phase, trained["state"]))
+            branched = {
+                name: phases.run(name, lambda phase, name=name: study.train(phase, trained["state"], name=name))
+                for name in BRANCHES
+            }
             scored = phases.run("scores", lambda phase: study.score(branched))
             price = phases.run("price", lambda phase: study.price())
         seconds = {
             "exact neighbours": found["seconds"], "sums over strings": enumerated["seconds"],
-            "maximum likelihood": trained["seconds"], "branches": branched["seconds"], "scores": scored["seconds"],
+            "maximum likelihood": trained["seconds"],
+            **{f"{name} branch": branched[name]["seconds"] for name in BRANCHES}, "scores": scored["seconds"],
         }  # fmt: skip
         summary.write(
             config, directory, study.problem, found["found"], enumerated["rows"], scored["rows"], trained, branched,

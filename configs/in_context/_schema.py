@@ -99,25 +99,25 @@ class InContext(RunOptions):
     learning_rate: float = 6e-3
     """Peak rate of AdamW."""
     warmup: int = 300
-    """Steps of its rise; it falls with the square root after that."""
+    """Steps of its rise; it falls with the square root after that, and to zero in the second half of a branch."""
     weight_decay: float = 0.01
     """AdamW's."""
     clip: float = 1.0
     """Norm to which longer gradients are cut."""
-    steps: int = 3000
+    steps: int = 4000
     """Steps of maximum likelihood that both branches share."""
-    branch_steps: int = 1500
+    branch_steps: int = 2000
     """Steps of each branch."""
     evaluate_every: int = 250
     """Steps between evaluations: a checkpoint and a point of the trajectories each."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; each has its own initial weights and its own stream of sequences, the same in both branches."""
-    replicas_at_once: int = 8
+    replicas_at_once: int = 2
     """Networks trained side by side in one vmapped program; the others follow. All of them suit an accelerator."""
 
     penalty_law: Literal["uniform", "prior"] = "prior"
     """Law r that the penalty asks for at the labels of prompts: what p says of the test example alone, or uniform."""
-    penalty_start: int = 5
+    penalty_start: int = 8
     """Number of examples from which on labels are penalised."""
     penalty_weight: float = 0.05
     """Weight of the penalty, nats a label, beside the loss in nats a position."""

@@ -1,4 +1,4 @@
-"""The same with eight seeds and four times the steps: about twenty minutes of CPU time.
+"""The same with eight seeds and twice the steps: about twenty minutes of CPU time.
 
 python experiments/in_context.py --config full
 """
@@ -8,7 +8,7 @@ from configs.in_context._schema import InContext
 config = InContext(
     draws=10_000,
     seeds=tuple(range(8)),
-    steps=12_000,
+    steps=8000,
     branch_steps=4000,
     evaluate_every=500,
     test_sequences=32_768,

@@ -21,24 +21,22 @@ def history(config: Any, trained: Mapping[str, Any], branched: Mapping[str, Any]
     Args:
         config: of the study.
         trained: what maximum likelihood left, `seen` [C, S].
-        branched: what the branches left, `seen` [B, 2 S].
+        branched: what each branch left by its name, `seen` [B, S].
 
     Returns:
         As `figures.training` takes it, `penalty` of the penalised branch beside it.
     """
 
-    def take(seen: Any, own: slice) -> dict[str, np.ndarray]:
-        accuracy = np.asarray(seen.accuracy, float)[:, own]
-        return {"kl": np.asarray(seen.kl, float)[:, own], "accuracy": accuracy[..., -1]}
+    def take(seen: Any) -> dict[str, np.ndarray]:
+        return {"kl": np.asarray(seen.kl, float), "accuracy": np.asarray(seen.accuracy, float)[..., -1]}
 
-    count, every = len(config.seeds), config.evaluate_every
-    chunks = len(np.asarray(branched["seen"].kl))
+    every, penalty = config.evaluate_every, np.asarray(branched["penalised"]["seen"].penalty, float)
     return {
         "step": every * np.arange(1, len(np.asarray(trained["seen"].kl)) + 1),
-        **take(trained["seen"], slice(None)),
-        "branch_step": config.steps + every * np.arange(1, chunks + 1),
-        **{name: take(branched["seen"], slice(i * count, (i + 1) * count)) for i, name in enumerate(BRANCHES)},
-        "penalty": np.asarray(branched["seen"].penalty, float)[:, count:],
+        **take(trained["seen"]),
+        "branch_step": config.steps + every * np.arange(1, len(penalty) + 1),
+        **{name: take(branched[name]["seen"]) for name in BRANCHES},
+        "penalty": penalty,
     }
 
 
@@ -136,8 +134,8 @@ In-context accuracy on the tiny mixture: the sum over all prompts beside drawn p
 {taught_length} symbols with an entropy of {reference["entropy"]:.3f} nats (standard deviation of a sequence's loss \
 {reference["loss_deviation"]:.2f}). Transformers of width {config.width} and {config.layers} layers: {config.steps:,} \
 steps of {config.batch_size} fresh sequences, then {config.branch_steps:,} more from the same weights and optimiser \
-state, on the same batches, without and with {config.penalty_weight:g} times the cross-entropy to r = \
-{config.penalty_law} at the labels after {config.penalty_start} and more examples of prompts. \
+state, on the same batches, with a learning rate that falls to zero: without and with {config.penalty_weight:g} times \
+the cross-entropy to r = {config.penalty_law} at the labels after {config.penalty_start} and more examples of prompts. \
 {config.test_sequences:,} test sequences and {config.test_prompts:,} prompts, the same for all.
 
 **{verdict}** The exact neighbour of this p with the same N and r stands at KL(p‖q) = {price["kl"]:.2g} ± \
@@ -177,7 +175,7 @@ def write(
         enumerated: rows of the sums over strings.
         networks: rows of part "network".
         trained: what maximum likelihood left.
-        branched: what the branches left.
+        branched: what each branch left, by its name.
         price: `kl` and `standard_error` of the exact neighbour of the networks' mixture.
         seconds: part -> what it took.
     """
@@ -201,7 +199,7 @@ def write(
     figures.sequences(neighbours, folder / "sequences.png")
     figures.pair(reference, networks, folder / "pair.png")
     figures.training(paths, reference, folder / "training.png")
-    timings = [trained["timing"], branched["timing"]]
+    timings = [trained["timing"], *(branched[name]["timing"] for name in BRANCHES)]
     content = text(config, found, table, reference, compared, price, seconds, timings)
     write_file(directory.path / "summary.md", content.encode())
     runs.print_results(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from experiments._in_context.problem import (
@@ -92,36 +93,66 @@ def make_penalty(config: Any, mixture: hmm.Mixture, model: LanguageModel) -> Cal
     return penalty
 
 
+def make_schedule(config: Any) -> Callable[[Any], jax.Array]:
+    r"""Learning rate: up, down with the square root, held for half of a branch, and to zero over its other half.
+
+    $$\eta_t = \eta \min(t / W, \sqrt{W / t}) \text{ for } t \le T, \qquad
+      \eta_t = \eta_T \min(1, 2 (T + B - t) / B) \text{ for } T < t \le T + B$$
+
+    So a branch has time to fit the penalty, and then to repair what that broke beside the prompts.
+
+    Args:
+        config: of the study; W is its warmup, T its steps and B its branch_steps.
+
+    Returns:
+        `schedule(step) -> rate`.
+
+    Example:
+        >>> from configs.in_context._schema import InContext
+        >>> schedule = make_schedule(InContext(learning_rate=0.1, warmup=10, steps=40, branch_steps=20))
+        >>> [round(float(schedule(step)), 4) for step in (0, 10, 40, 50, 60)]
+        [0.0, 0.1, 0.05, 0.05, 0.0]
+    """
+    rising = formal.inverse_square_root(config.learning_rate, warmup=config.warmup)
+
+    def schedule(step: Any) -> jax.Array:
+        left = config.steps + config.branch_steps - jnp.asarray(step, jnp.float32)
+        return rising(jnp.minimum(step, config.steps)) * jnp.clip(2 * left / config.branch_steps, 0, 1)
+
+    return schedule
+
+
 def make_training(
-    config: Any, mixture: hmm.Mixture, model: LanguageModel, problem: Problem, *, branching: bool
+    config: Any, mixture: hmm.Mixture, model: LanguageModel, problem: Problem, *, penalised: jax.Array | bool
 ) -> formal.Training:
-    """Steps of maximum likelihood on fresh sequences, with the penalty where `branching`.
+    """Steps of maximum likelihood on fresh sequences, with the penalty where `penalised`.
 
     Args:
         config: of the study.
         mixture: of the sequences.
         model: the network.
         problem: its test sequences give the entropy that is subtracted.
-        branching: whether the penalty is computed; a replica's regime has its weight.
+        penalised: whether the penalty is computed, a scalar that may be traced, so that one program serves all parts
+            of the study; a replica's regime has its weight.
 
     Returns:
-        `formal.Training`. Its two forms have one tree of states.
+        `formal.Training`.
     """
     length = sequence_length(config.taught_examples, config.taught_symbols)
+    full = make_penalty(config, mixture, model)
 
     def draw(key: jax.Array) -> jax.Array:
         return as_tokens(hmm.sample_sequences(mixture, key, count=config.batch_size, length=length).tokens)
 
-    schedule = formal.inverse_square_root(config.learning_rate, warmup=config.warmup)
+    def penalty(params: Any, key: jax.Array) -> jax.Array:
+        dtype = jax.eval_shape(full, params, key).dtype
+        return jax.lax.cond(penalised, full, lambda *_: jnp.zeros((), dtype), params, key)
+
     optimiser = optax.chain(
-        optax.clip_by_global_norm(config.clip), optax.adamw(schedule, weight_decay=config.weight_decay)
+        optax.clip_by_global_norm(config.clip), optax.adamw(make_schedule(config), weight_decay=config.weight_decay)
     )
     return formal.make_training(
-        model,
-        optimiser,
-        sequences=draw,
-        penalty=make_penalty(config, mixture, model) if branching else None,
-        entropy=float(-problem.log_prob.mean()),
+        model, optimiser, sequences=draw, penalty=penalty, entropy=float(-np.asarray(problem.log_prob).mean())
     )
 
 
@@ -139,19 +170,20 @@ def init_replicas(config: Any, training: formal.Training) -> formal.TrainingStat
     return jax.jit(jax.vmap(training.init, in_axes=(0, None)))(keys, formal.regime("maximum_likelihood"))
 
 
-def branch(config: Any, state: formal.TrainingState) -> formal.TrainingState:
-    """Every trained seed twice [2 S]: plain, then penalised; weights, optimiser, step and key are those it had.
+def branch(config: Any, state: formal.TrainingState, name: str) -> formal.TrainingState:
+    """Every trained seed at the start of a branch [S]; weights, optimiser, step and key are those it had.
 
     Args:
         config: of the study.
         state: trained [S].
+        name: one of `BRANCHES`.
 
     Returns:
         Stacked states.
     """
-    twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), state)
-    weights = jnp.repeat(jnp.array([0.0, config.penalty_weight], jnp.float32), len(config.seeds))
-    return twice._replace(regime=twice.regime._replace(completion_weight=weights))
+    weight = config.penalty_weight if name == "penalised" else 0.0
+    weights = jnp.full(len(config.seeds), weight, jnp.float32)
+    return state._replace(regime=state.regime._replace(completion_weight=weights))
 
 
 def accuracies(config: Any, model: LanguageModel, params: Any, problem: Problem) -> tuple[jax.Array, jax.Array]:
@@ -173,27 +205,34 @@ def accuracies(config: Any, model: LanguageModel, params: Any, problem: Problem)
 
 
 def make_chunk(
-    config: Any, model: LanguageModel, problem: Problem, training: formal.Training
+    config: Any, mixture: hmm.Mixture, model: LanguageModel, problem: Problem
 ) -> Callable[[formal.TrainingState], tuple[formal.TrainingState, Seen]]:
     """`chunk(states) -> (states, Seen)`: some steps of all replicas, then their accuracy on few of the prompts.
 
     Args:
         config: of the study.
+        mixture: of the sequences.
         model: the network.
         problem: with the prompts.
-        training: which steps.
 
     Returns:
-        A pure function.
+        A jitted function that donates its states: maximum likelihood and both branches are one compiled program, in
+        which the penalty is skipped where no replica has a weight for it.
     """
     few = problem._replace(prompts=problem.prompts[:512], truth=problem.truth[:512])
 
-    def one(state: formal.TrainingState) -> tuple[formal.TrainingState, Seen]:
-        state, metrics = training.chunk(state, config.evaluate_every)
-        right, _ = accuracies(config, model, state.params, few)
-        return state, Seen(metrics.kl.mean(), metrics.completion.mean(), right.mean(0))
+    def chunk(states: formal.TrainingState) -> tuple[formal.TrainingState, Seen]:
+        penalised = jnp.any(states.regime.completion_weight > 0)
+        training = make_training(config, mixture, model, problem, penalised=penalised)
 
-    return lambda states: runs.over_replicas(one, (states,), at_once=config.replicas_at_once)
+        def one(state: formal.TrainingState) -> tuple[formal.TrainingState, Seen]:
+            state, metrics = training.chunk(state, config.evaluate_every)
+            right, _ = accuracies(config, model, state.params, few)
+            return state, Seen(metrics.kl.mean(), metrics.completion.mean(), right.mean(0))
+
+        return runs.over_replicas(one, (states,), at_once=config.replicas_at_once)
+
+    return jax.jit(chunk, donate_argnums=0)
 
 
 def make_scores(config: Any, model: LanguageModel, problem: Problem) -> Callable[[Any], Scores]:

@@ -33,7 +33,16 @@ from experiments._in_context.problem import (
     sequence_length,
     with_resets,
 )
-from experiments._in_context.training import branch, init_replicas, make_penalty, make_scores, make_training
+from experiments._in_context.training import (
+    BRANCHES,
+    branch,
+    init_replicas,
+    make_chunk,
+    make_penalty,
+    make_schedule,
+    make_scores,
+    make_training,
+)
 from pbjax.formal import hmm
 from pbjax.models import LanguageModel
 from pbjax.runs import load_configs
@@ -254,16 +263,43 @@ def test_labels_and_what_is_known_of_them():
 
 def test_branches_start_from_one_state_and_differ_in_the_weight_alone():
     model, problem = make_model(NETWORK), make_problem(NETWORK, TAUGHT)
-    state = init_replicas(NETWORK, make_training(NETWORK, TAUGHT, model, problem, branching=False))
-    twice = branch(CONFIG, state)
-    count = len(CONFIG.seeds)
+    state = init_replicas(NETWORK, make_training(NETWORK, TAUGHT, model, problem, penalised=False))
+    plain, penalised = (branch(NETWORK, state, name) for name in BRANCHES)
+    assert BRANCHES == ("plain", "penalised")
     for part in ("params", "optimiser_state", "step"):
-        jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf[:count], leaf[count:]), getattr(twice, part))
-    data = jax.random.key_data(twice.key)
-    assert np.array_equal(data[:count], data[count:]) and not np.array_equal(data[0], data[1])
-    weights = np.asarray(twice.regime.completion_weight)
-    np.testing.assert_allclose(weights, [0.0] * count + [CONFIG.penalty_weight] * count, rtol=1e-6)
-    assert np.all(np.asarray(twice.regime.likelihood_weight) == 1)
+        jax.tree.map(np.testing.assert_array_equal, getattr(plain, part), getattr(penalised, part))
+    data = jax.random.key_data(plain.key)
+    assert np.array_equal(data, jax.random.key_data(penalised.key)) and not np.array_equal(data[0], data[1])
+    assert plain.regime.completion_weight.tolist() == [0.0] * len(NETWORK.seeds)
+    np.testing.assert_allclose(penalised.regime.completion_weight, NETWORK.penalty_weight, rtol=1e-6)
+    assert np.all(np.asarray(penalised.regime.likelihood_weight) == 1)
+
+
+@pytest.mark.slow
+def test_one_program_serves_all_parts_and_skips_a_penalty_without_weight():
+    """States that no weight or several weights are given against a penalty that is always, or never, computed."""
+    model, problem = make_model(NETWORK), make_problem(NETWORK, TAUGHT)
+    config = dataclasses.replace(NETWORK, evaluate_every=3, warmup=1, steps=3, branch_steps=3)
+    state = init_replicas(config, make_training(config, TAUGHT, model, problem, penalised=False))
+    chunk = make_chunk(config, TAUGHT, model, problem)
+    copied = lambda tree: jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)  # noqa: E731
+    for name, computed in (("plain", False), ("penalised", True)):
+        begin = branch(config, state, name)
+        made, seen = chunk(copied(begin))
+        training = make_training(config, TAUGHT, model, problem, penalised=computed)
+        expected, metrics = jax.jit(jax.vmap(lambda own, training=training: training.chunk(own, 3)))(begin)
+        same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)  # noqa: E731
+        jax.tree.map(same, made.params, expected.params)
+        np.testing.assert_allclose(seen.penalty, metrics.completion.mean(1), rtol=1e-5)
+        assert np.all(seen.penalty == 0) if name == "plain" else np.all(seen.penalty > 0)
+    assert chunk._cache_size() == 1
+
+
+def test_the_rate_of_a_branch_is_held_and_falls_to_zero():
+    config = dataclasses.replace(NETWORK, learning_rate=0.4, warmup=100, steps=1600, branch_steps=400)
+    steps = np.array([0, 50, 100, 400, 1600, 1700, 1800, 1850, 1900, 2000, 2500])
+    expected = [0, 0.2, 0.4, 0.2, 0.1, 0.1, 0.1, 0.075, 0.05, 0, 0]
+    np.testing.assert_allclose(jax.vmap(make_schedule(config))(steps), expected, rtol=1e-6)
 
 
 def test_comparison_over_seeds():
@@ -351,7 +387,9 @@ def test_every_named_config_is_there():
     assert len(load_configs(in_context.CONFIGS)["full"].seeds) >= 8
 
 
-@pytest.mark.parametrize("name", ["detection", "enumeration", "figures", "forced", "pair", "problem", "rows", "tables"])
+@pytest.mark.parametrize(
+    "name", ["detection", "enumeration", "figures", "forced", "pair", "problem", "rows", "tables", "training"]
+)
 def test_examples_in_docstrings_run(name):
     module = importlib.import_module(f"experiments._in_context.{name}")
     result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
