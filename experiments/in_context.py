@@ -15,8 +15,11 @@ implicit Bayesian inference", ICLR 2022 (arXiv 2111.02080). Construction, bound 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -152,12 +155,27 @@ def run(config: Any, out: Path) -> None:
         )  # fmt: skip
 
 
+@contextlib.contextmanager
+def quick_compile(on: bool) -> Iterator[None]:
+    """Tells XLA, which reads its flags when it first compiles, to leave machine code as it comes."""
+    before = os.environ.get("XLA_FLAGS")
+    if on:
+        os.environ["XLA_FLAGS"] = f"{before or ''} --xla_backend_optimization_level=0".strip()
+    try:
+        yield
+    finally:
+        if on:
+            os.environ.pop("XLA_FLAGS")
+            os.environ.update({} if before is None else {"XLA_FLAGS": before})
+
+
 @runs.command_line_errors()
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
     jax.config.update("jax_enable_x64", True)
     config, out = runs.parse(NAME, runs.load_configs(CONFIGS), argv, default="default")
-    run(config, out)
+    with quick_compile(config.quick_compile):
+        run(config, out)
 
 
 if __name__ == "__main__":

@@ -129,6 +129,9 @@ class InContext(RunOptions):
     test_prompts: int = 2048
     """Prompts, drawn once, that in-context accuracy is measured on."""
 
+    quick_compile: bool = False
+    """Compile machine code without optimisation, for configs that compile longer than they compute."""
+
     def validate(self) -> None:
         """Refuses values that no run could use."""
         require_at_least(

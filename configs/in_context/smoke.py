@@ -37,4 +37,5 @@ config = InContext(
     penalty_prompts=4,
     test_sequences=64,
     test_prompts=64,
+    quick_compile=True,
 )
