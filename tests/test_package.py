@@ -46,6 +46,7 @@ ONLY_IMPORTED_IN = {
     "pyarrow": ("runs",),
     "rich": ("runs",),
     "sklearn": ("data",),
+    "submitit": ("runs/launching.py",),
     "tensorflow_datasets": ("data",),
     "tyro": ("runs",),
 }
@@ -69,6 +70,9 @@ DISTRIBUTION_OF = {
     "sklearn": "scikit-learn",
     "tensorflow_datasets": "tensorflow-datasets",
 }
+
+# Imported on request only, with a line that names the extra where it is missing.
+OPTIONAL = {"submitit": "slurm"}
 
 LEAN_ROOMS = ("losses", "bounds", "evidence", "certificates")
 
@@ -290,6 +294,9 @@ def test_every_declared_dependency_is_pinned():
 def test_every_imported_package_is_declared():
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     declared = {distribution_name(line) for line in project["dependencies"]}
+    for name, extra in OPTIONAL.items():
+        assert name in {distribution_name(line) for line in project["optional-dependencies"][extra]}
+        declared.add(name)
     for path in module_files():
         outside = {name.split(".")[0] for name in imported_names(path)} - set(sys.stdlib_module_names) - {"pbjax"}
         missing = {DISTRIBUTION_OF.get(name, name) for name in outside} - declared

@@ -12,8 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as parquet
 import pytest
 
-from pbjax import commands
-from pbjax.runs import Configs, sweep
+from pbjax.runs import Configs, commands, sweep
 from pbjax.runs.launching import RunCommand, experiment_command, run_local, submit
 
 ROOT = Path(__file__).parents[2]
