@@ -29,7 +29,7 @@ from experiments._certify import report
 from experiments._certify.problem import make_parts, make_problem, train_centre
 from experiments._certify.schedule import frozen_schedule, work
 from pbjax import runs
-from pbjax.certify import Stop, Target, advance, begin
+from pbjax.certify import Stop, Target, advance, begin, pilot_rows
 from pbjax.posteriors.energy import Rows
 from pbjax.runs.progress import Progress, format_seconds
 from pbjax.sampling import AnnealingSchedule, PathState
@@ -109,24 +109,26 @@ def run(config: Any, out: Path) -> None:
     """The whole experiment in one run directory; phases that an earlier process finished are read, not computed."""
     problem = make_problem(config)
     with runs.RunDirectory(out, experiment=NAME, config=config) as directory:
-        shares = {**work(config), "chains": config.gradients * len(config.seeds)}
+        count = len(problem.certified)
+        share = len(pilot_rows(count, config.pilot_rows)) / count
+        shares = {**work(config, share=share), "chains": float(config.gradients * len(config.seeds))}
         with Progress(NAME, work=shares, log_level=config.log_level) as progress:
             phases = runs.Phases(directory, every_seconds=config.checkpoint_seconds, progress=progress)
             centre = None
             if len(problem.prior_rows):
                 centre = phases.run("centre", partial(train_centre, config, problem))["centre"]
-            target, test = make_parts(config, problem, centre)
+            target, quick, test = make_parts(config, problem, centre)
             measured = phases.run("gradient", lambda phase: {"seconds": measure_gradient(config, target)})
             if config.log_level != "quiet":
                 one = measured["seconds"] / len(config.seeds)
                 print(
                     f"{NAME}: {problem.dataset.name}, n = {target.n:,}, {target.dimension:,} parameters, "
                     f"{len(config.seeds)} chains\n"
-                    f"{NAME}: {sum(shares.values()):,} gradients, all chains and the pilot together, at "
+                    f"{NAME}: {sum(shares.values()):,.0f} gradients, all chains and the pilot together, at "
                     f"{1e3 * one:.1f} ms, about {format_seconds(sum(shares.values()) * one)}; results in {out}",
                     flush=True,
                 )
-            chosen = frozen_schedule(config, target, phases, progress)
+            chosen = frozen_schedule(config, target, quick, phases, progress)
             schedule = chosen["schedule"]
             made = phases.run(
                 "chains", lambda phase: run_chains(config, target, test, schedule, phase, progress)

@@ -56,10 +56,12 @@ class Certify(RunOptions):
     """Full gradients that each chain may take."""
     schedule: Literal["pilot", "cubic"] = "pilot"
     """Where ladder, step sizes and trajectory lengths come from: a pilot run with a key of its own, or written down."""
-    num_integration_steps: int = 8
-    """Leapfrog steps a move; with a pilot fewer where a trajectory would pass a quarter period of the prior."""
+    num_integration_steps: int | None = None
+    """Most leapfrog steps a move. By default with a pilot a thirtieth of the budget within 4 to 96, written down 8."""
     pilot_gradients: int | None = None
-    """pilot: gradients that a pilot chain may take beside those of the run; by default a quarter, at least 200."""
+    """pilot: gradients over the pilot's rows that a pilot chain may take; by default as many as the run's chains."""
+    pilot_rows: int | None = None
+    """pilot: rows that it sees; by default a tenth, but 2,000 if there are as many."""
     pilot_chains: int = 1
     """pilot: its chains; more make a less noisy schedule."""
     pilot_seed: int = 0
@@ -98,14 +100,17 @@ class Certify(RunOptions):
         )
         require_positive(self, "prior_scale", "beta", "step_size", "stiffness", "prior_learning_rate")
         require_at_least(
-            self, num_integration_steps=1, tries=1, chunks=1, rows_per_chunk=1, prior_steps=1, prior_batch_size=1,
+            self, tries=1, chunks=1, rows_per_chunk=1, prior_steps=1, prior_batch_size=1,
             kernel=1, pilot_chains=1, pilot_seed=0,
         )  # fmt: skip
+        steps = self.num_integration_steps
+        require(steps is None or steps >= 1, f"num_integration_steps = {steps}: must be at least 1")
+        least = 1 + (steps or (8 if self.schedule == "cubic" else 4))
         require(
-            self.gradients > self.num_integration_steps,
-            f"gradients = {self.gradients}: one move takes num_integration_steps = {self.num_integration_steps} and "
-            "the start one more; give at least their sum",
+            self.gradients >= least,
+            f"gradients = {self.gradients}: the start takes one and a move {least - 1}; give at least {least}",
         )
+        require(self.pilot_rows is None or self.pilot_rows >= 1, f"pilot_rows = {self.pilot_rows}: must be at least 1")
         require(0 < self.target_acceptance < 1, f"target_acceptance = {self.target_acceptance}: must lie in (0, 1)")
         if self.schedule == "pilot":
             plan_pilot(

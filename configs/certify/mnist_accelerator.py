@@ -13,7 +13,6 @@ config = Certify(
     prior_scale=1.0,
     beta=2.0,
     gradients=20_000,
-    num_integration_steps=10,
     seeds=(0, 1, 2, 3, 4),
     rows_per_chunk=20_000,
     chunks=60,

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from pbjax import losses, runs
-from pbjax.certify import Target, make_target
+from pbjax.certify import Target, make_target, pilot_rows
 from pbjax.data import DataError, Dataset, load
 from pbjax.data.permutation import TRAIN_SUBSET, fixed_order
 from pbjax.models import Model, mlp, small_cnn
@@ -109,20 +109,24 @@ def train_centre(config: Any, problem: Problem, phase: runs.Phase) -> dict[str, 
     return {"centre": jax.tree.map(np.asarray, params)}
 
 
-def make_parts(config: Any, problem: Problem, centre: Any | None) -> tuple[Target, Rows]:
-    """The target of the chains, and the test rows in chunks."""
+def make_parts(config: Any, problem: Problem, centre: Any | None) -> tuple[Target, Target, Rows]:
+    """The target of the chains, that of the pilot over fewer rows, and the test rows in chunks."""
     prior = fan_in_prior(
         problem.template, scale=config.prior_scale,
         centre=None if centre is None else jax.tree.map(jnp.asarray, centre),
     )  # fmt: skip
     data, model = problem.dataset, problem.model
     precision = None if config.matmul_precision == "default" else config.matmul_precision
-    target = make_target(
-        model.apply, prior, data.train_inputs[problem.certified], data.train_labels[problem.certified],
-        surrogate=problem.surrogate, rows_per_chunk=config.rows_per_chunk, columns=model.columns,
-        matmul_precision=precision,
-    )  # fmt: skip
+
+    def of_rows(rows: np.ndarray) -> Target:
+        return make_target(
+            model.apply, prior, data.train_inputs[rows], data.train_labels[rows], surrogate=problem.surrogate,
+            rows_per_chunk=config.rows_per_chunk, columns=model.columns, matmul_precision=precision,
+        )  # fmt: skip
+
+    target = of_rows(problem.certified)
+    quick = of_rows(problem.certified[pilot_rows(target.n, config.pilot_rows)])
     test = chunk_rows(
         data.test_inputs, data.test_labels, rows_per_chunk=config.rows_per_chunk, columns=model.columns is not None
     )
-    return target, test
+    return target, quick, test

@@ -21,6 +21,7 @@ FIELDS = {
     "stop": Field("text"),
     "gradients": Field("integer"),
     "pilot_gradients": Field("integer"),
+    "pilot_rows": Field("integer"),
     "acceptance": Field("number", nullable=True),
     "tries": Field("integer"),
     "prior_rows": Field("integer"),
@@ -76,7 +77,8 @@ def make_rows(
     stops, spent, flag = made["stops"], _gradients_at_stops(chosen, made), _flag(made["stops"])
     losses = {"zero_one": "zero_one", config.surrogate: "surrogate"}
     common = {
-        "pilot_gradients": chosen["gradients"], "tries": config.tries, "prior_rows": len(problem.prior_rows),
+        "pilot_gradients": chosen["gradients"], "pilot_rows": chosen["rows"], "tries": config.tries,
+        "prior_rows": len(problem.prior_rows),
         "seconds": chosen["seconds"] + made["seconds"], "r_hat": None, "ess": None,
     }  # fmt: skip
     rows: list[dict[str, Any]] = []

@@ -28,16 +28,18 @@ def plan(config: Any) -> Any:
     )
 
 
-def work(config: Any) -> dict[str, int]:
-    """Gradients a chain of every phase, for the progress bar."""
+def work(config: Any, *, share: float) -> dict[str, float]:
+    """Gradients of the pilot's passes, counted in gradients over all rows, of which it sees a share."""
     passes = plan(config)
     if passes is None:
         return {}
-    return dict.fromkeys(PASSES, config.pilot_chains * passes.moves * passes.num_integration_steps)
+    return dict.fromkeys(PASSES, share * config.pilot_chains * passes.moves * passes.num_integration_steps)
 
 
-def frozen_schedule(config: Any, target: Target, phases: runs.Phases, progress: Progress) -> dict[str, Any]:
-    """A schedule for the budget of a config, with what choosing it cost.
+def frozen_schedule(
+    config: Any, target: Target, quick: Target, phases: runs.Phases, progress: Progress
+) -> dict[str, Any]:  # fmt: skip
+    """A schedule for the budget of a config, with what choosing it cost; the pilot sees the rows of `quick`.
 
     The pilot's key comes from `pilot_seed`, whose stream no reported chain uses, and not from the seeds: the chain of
     a seed is the same whichever others run beside it.
@@ -46,15 +48,16 @@ def frozen_schedule(config: Any, target: Target, phases: runs.Phases, progress: 
     if passes is None:
         schedule = cubic_schedule(
             beta=config.beta * target.n, gradients=config.gradients, dimension=target.dimension,
-            num_integration_steps=config.num_integration_steps, step_size=config.step_size, stiffness=config.stiffness,
+            num_integration_steps=config.num_integration_steps or 8, step_size=config.step_size,
+            stiffness=config.stiffness,
         )  # fmt: skip
-        return {"schedule": schedule, "gradients": 0, "seconds": 0.0, "report": None}
+        return {"schedule": schedule, "gradients": 0, "rows": 0, "seconds": 0.0, "report": None}
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.pilot_seed), 1))
     moves = -(-passes.moves // CHUNKS)
-    begin = jax.jit(partial(begin_pilot, target=target, chains=config.pilot_chains))
+    begin = jax.jit(partial(begin_pilot, target=quick, chains=config.pilot_chains))
     chunk = jax.jit(
         partial(
-            advance_pilot, target=target, plan=passes, moves=moves, target_acceptance=config.target_acceptance
+            advance_pilot, target=quick, plan=passes, moves=moves, target_acceptance=config.target_acceptance
         ),
         donate_argnums=0,
     )  # fmt: skip
@@ -72,8 +75,8 @@ def frozen_schedule(config: Any, target: Target, phases: runs.Phases, progress: 
             progress.table([row], title=f"{phase.name}, where it stands")
 
         _, trace = phase.run_chunks(
-            chunk, begin(keys[index], jnp.asarray(size), target.rows), num_chunks=-(-passes.moves // moves),
-            arguments=(jnp.asarray(betas), target.rows), on_chunk=tell,
+            chunk, begin(keys[index], jnp.asarray(size), quick.rows), num_chunks=-(-passes.moves // moves),
+            arguments=(jnp.asarray(betas), quick.rows), on_chunk=tell,
         )  # fmt: skip
         joined = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trace)
         return {"trace": joined._asdict(), "seconds": time.perf_counter() - begun}
@@ -90,5 +93,5 @@ def frozen_schedule(config: Any, target: Target, phases: runs.Phases, progress: 
     )  # fmt: skip
     return {
         "schedule": schedule, "gradients": 2 * config.pilot_chains * report.gradients,
-        "seconds": first["seconds"] + second["seconds"], "report": report._asdict(),
+        "rows": quick.n, "seconds": first["seconds"] + second["seconds"], "report": report._asdict(),
     }  # fmt: skip

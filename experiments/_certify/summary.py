@@ -40,7 +40,8 @@ def summary(record: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 `python {" ".join(made["command"])}`
 
 n = {rows[0]["n"]:,} certified rows, {rows[0]["prior_rows"]:,} for the prior; {len(ladder["beta"])} moves,
-{rows[0]["gradients"]:,} gradients a chain after {rows[0]["pilot_gradients"]:,} of the pilot;
+{rows[0]["gradients"]:,} gradients a chain after {rows[0]["pilot_gradients"]:,} of the pilot
+over {rows[0]["pilot_rows"]:,} rows;
 {spent["chains"]} chains in {spent["chains_seconds"]:.0f} s, {1e3 * seconds:.1f} ms a gradient of all chains by itself,
 {share} of the time in gradients; {made["host"]["cpu_count"]} cores, {made["device"]["platform"]}
 ({made["host"]["machine"]}); finished {made["time"]}.

@@ -21,7 +21,10 @@ from pbjax.sampling import (
     make_schedule,
     pilot_chunk,
     provisional_ladder,
+    usual_integration_steps,
 )
+
+PASS_MOVES = 80
 
 
 class PilotPlan(NamedTuple):
@@ -29,7 +32,8 @@ class PilotPlan(NamedTuple):
 
     Attributes:
         moves: of each pass.
-        num_integration_steps: leapfrog steps a move, a third of the schedule's: more rungs for the same gradients.
+        num_integration_steps: most leapfrog steps a move, so few that a pass has 80 moves if it can: the acceptance
+            depends on the step size, hardly on their number.
     """
 
     moves: int
@@ -37,14 +41,15 @@ class PilotPlan(NamedTuple):
 
 
 def plan_pilot(
-    gradients: int, *, pilot_gradients: int | None = None, num_integration_steps: int = 16
+    gradients: int, *, pilot_gradients: int | None = None, num_integration_steps: int | None = None
 ) -> PilotPlan:  # fmt: skip
     """Divide a pilot's budget into two passes.
 
     Args:
         gradients: what a chain of the schedule may cost, >= 2.
-        pilot_gradients: what a pilot chain may cost; a quarter of `gradients`, at least 200, if left out.
-        num_integration_steps: most leapfrog steps a move of the schedule, >= 1.
+        pilot_gradients: what a pilot chain may cost; as much, at least 200, if left out: the pilot is to be given fewer
+            rows instead (`pilot_rows`).
+        num_integration_steps: most leapfrog steps a move of the schedule, >= 1; `sampling.usual_integration_steps`.
 
     Returns:
         A `PilotPlan`.
@@ -53,21 +58,42 @@ def plan_pilot(
         ValueError: for a budget of fewer than eight moves a pass.
 
     Example:
-        >>> plan_pilot(4000, num_integration_steps=10)
-        PilotPlan(moves=166, num_integration_steps=3)
+        >>> plan_pilot(4000)
+        PilotPlan(moves=83, num_integration_steps=24)
     """
+    if num_integration_steps is None:
+        num_integration_steps = usual_integration_steps(gradients)
     for name, count, least in (("num_integration_steps", num_integration_steps, 1), ("gradients", gradients, 2)):
         _checks.check_range(name, count, low=least, open_high=True, whole=True)
     if pilot_gradients is None:
-        pilot_gradients = max(200, gradients // 4)
-    leapfrogs = max(1, num_integration_steps // 3)
-    moves = (pilot_gradients - 2) // (2 * leapfrogs)
-    if moves < 8:
-        raise ValueError(
-            f"pilot_gradients = {pilot_gradients}: the pilot's two passes of 8 moves and {leapfrogs} leapfrog steps a "
-            f"move need {16 * leapfrogs + 2}"
-        )
-    return PilotPlan(moves, leapfrogs)
+        pilot_gradients = max(200, gradients)
+    each = (pilot_gradients - 2) // 2
+    if each < 8:
+        raise ValueError(f"pilot_gradients = {pilot_gradients}: two passes of eight moves need at least 18")
+    leapfrogs = int(np.clip(each // PASS_MOVES, 1, num_integration_steps))
+    return PilotPlan(each // leapfrogs, leapfrogs)
+
+
+def pilot_rows(n: int, count: int | None = None) -> np.ndarray:
+    """Rows for a pilot, evenly spaced: step sizes and rungs can be had from fewer rows at the same inverse temperature.
+
+    Args:
+        n: number of rows.
+        count: how many to keep, in 1..n; a tenth, but 2,000 if there are as many, if left out.
+
+    Returns:
+        Indices, increasing, [count].
+
+    Raises:
+        ValueError: for a count outside 1..n.
+
+    Example:
+        >>> pilot_rows(60_000).size, pilot_rows(1437).size, pilot_rows(9, 3).tolist()
+        (6000, 1437, [0, 4, 8])
+    """
+    count = min(n, max(2000, n // 10)) if count is None else count
+    _checks.check_range("pilot_rows", count, low=1.0, high=float(n), whole=True)
+    return np.round(np.linspace(0, n - 1, count)).astype(int)
 
 
 def begin_pilot(
@@ -141,18 +167,18 @@ def pilot_schedule(
     beta: float | int,
     gradients: int,
     pilot_gradients: int | None = None,
-    num_integration_steps: int = 16,
+    num_integration_steps: int | None = None,
     target_acceptance: float = 0.8,
 ) -> tuple[AnnealingSchedule, PilotReport]:
     """`sampling.pilot` with the rows as an argument of the compiled program, for large data.
 
     Args:
         key: typed PRNG key that no reported chain uses.
-        target: network, prior and rows.
-        beta: last total inverse temperature, > 0; n is usual.
+        target: network, prior and rows, fewer of them than the chains' (`pilot_rows`) for speed.
+        beta: last total inverse temperature, > 0; the chains' n is usual.
         gradients: budget a chain of the schedule, >= 2; spent exactly.
-        pilot_gradients: budget of the pilot; a quarter of `gradients`, at least 200, if left out.
-        num_integration_steps: most leapfrog steps a move.
+        pilot_gradients: budget of the pilot, as in `plan_pilot`.
+        num_integration_steps: most leapfrog steps a move, as in `plan_pilot`.
         target_acceptance: of the moves, in (0, 1).
 
     Returns:

@@ -161,7 +161,7 @@ def test_a_trained_prior_names_its_rows(tmp_path):
         (("--config", "smoke", "--prior-fraction", "0.0001"), "prior_fraction"),
         (("--config", "smoke", "--seeds"), "seeds"),
         (("--config", "smoke", "--tries", "0"), "tries"),
-        (("--config", "smoke", "--pilot-gradients", "20"), "pilot_gradients = 20"),
+        (("--config", "smoke", "--pilot-gradients", "9"), "pilot_gradients = 9"),
         (("--config", "mnist_cnn", "--data-dir", "nowhere"), "mnist"),
     ],
 )
