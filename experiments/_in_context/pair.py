@@ -85,7 +85,7 @@ def compare(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         A row an outcome: mean of each branch, `spread` (standard deviation over seeds of the plain branch), mean
         `difference` with its `standard_error` over seeds, `p_value` of the sign-flip test, `seeds`, and `share`, the
         difference in units of the spread; `share_without_farthest` is the same without the seed whose plain value is
-        farthest from the median, as one seed can make the spread.
+        farthest from the median, as one seed can make the spread (NaN for fewer than four seeds).
 
     Example:
         >>> made = [{"branch": b, "seed": s, "kl": 0.1 * s + d, "accuracy_last": 0.9 - 4 * d, "accuracy_none": 0.4}
@@ -102,7 +102,7 @@ def compare(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         own = np.array([plain[seed] for seed in kept])
         mean, error, count = mean_and_error(differences)
         spread = float(own.std(ddof=1)) if count > 1 else float("nan")
-        far = int(np.argmax(np.abs(own - np.median(own)))) if count > 2 else None
+        far = int(np.argmax(np.abs(own - np.median(own)))) if count > 3 else None  # a spread takes three
         others = [] if far is None else np.delete(own, far)
         less = float(np.std(others, ddof=1)) if far is not None else 0.0
         made.append({

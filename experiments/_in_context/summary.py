@@ -85,11 +85,12 @@ def text(
     exact_length = sequence_length(config.examples, config.symbols)
     taught_length = sequence_length(config.taught_examples, config.taught_symbols)
     percent = lambda value: tables.number(value, 1, factor=100)  # noqa: E731
+    others = tables.number(loss["share_without_farthest"], 2)
     verdict = (
         f"The penalty moves the test loss by {tables.number(abs(loss['difference']), 4)} nats a sequence, "
         f"{'less' if loss['share'] < 1 else 'MORE'} than its standard deviation over seeds, "
-        f"{tables.number(loss['spread'], 4)} ({tables.number(loss['share'], 2)} of it; "
-        f"{tables.number(loss['share_without_farthest'], 2)} without the farthest seed), and the accuracy after "
+        f"{tables.number(loss['spread'], 4)} ({tables.number(loss['share'], 2)} of it"
+        f"{'' if others == '–' else f'; {others} without the farthest seed'}), and the accuracy after "
         f"{config.taught_examples} examples from {percent(accuracy['plain'])} to {percent(accuracy['penalised'])} %; "
         f"Bayes has {percent(reference['bayes'][-1])} %, the test example alone {percent(reference['known'][-1])} %."
     )

@@ -315,7 +315,10 @@ def test_comparison_over_seeds():
     assert kl["difference"] == pytest.approx(0.04 / 3) and kl["spread"] == pytest.approx(
         np.std([0.10, 0.15, 0.12], ddof=1)
     )
-    assert kl["share_without_farthest"] == pytest.approx(0.01 / np.std([0.10, 0.12], ddof=1))
+    assert math.isnan(kl["share_without_farthest"]), "two seeds make no spread"
+    more = [{**row, "seed": 3, "kl": row["kl"] + 1.0} for row in rows if row["seed"] == 1]
+    farthest = pair.compare([*rows, *more])[0]["share_without_farthest"]
+    assert farthest == pytest.approx(kl["share"]), "the seed that was added is left out"
     assert kl["share"] == pytest.approx(kl["difference"] / kl["spread"]) and kl["p_value"] == 0.25 and kl["seeds"] == 3
     assert kl["standard_error"] == pytest.approx(np.std([0.01, 0.02, 0.01], ddof=1) / 3**0.5)
     assert last["difference"] == 0 and last["p_value"] == 1 and none["seeds"] == 0 and none["p_value"] is None
