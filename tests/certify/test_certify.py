@@ -43,6 +43,7 @@ def test_target_is_the_prior_and_the_mean_loss():
     np.testing.assert_allclose(risks["zero_one"], np.mean(np.argmax(logits, -1) != y), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_chain_is_the_rooms_own_and_depends_on_its_key_alone():
     x, y = rows()
     target = certify.make_target(apply, PRIOR, x, y)

@@ -138,6 +138,7 @@ def test_another_config_in_the_same_directory_is_refused(finished):
     assert (out / "results.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_nothing_is_certified_below_chance_with_shuffled_labels(tmp_path):
     done = command(
         *TINY, "--shuffle-labels", "3", "--seeds", "0", "1", "2", "--beta-max", "2000", "--out", str(tmp_path / "run")

@@ -5,10 +5,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import optax
+import pytest
 
 from pbjax import certificates, data, losses, models, optim, posteriors
 
 
+@pytest.mark.slow
 def test_a_posterior_trained_by_an_optimiser_is_certified():
     digits = data.load("digits")
     model = models.mlp((16, 10))

@@ -167,6 +167,7 @@ def scores(draws):
     return np.abs(np.array(out))
 
 
+@pytest.mark.slow
 def test_moments_of_every_rung_with_exchange():
     state, (draws, _) = sampled()
     assert scores(draws).max() < 5  # 36 comparisons at five standard errors: a false alarm once in 48,000 seeds

@@ -155,6 +155,7 @@ def test_acceptance_of_the_reported_chain_is_near_the_target(chosen):
     assert abs(late.mean() - 0.8) < 0.12
 
 
+@pytest.mark.slow
 def test_less_heat_than_a_cubic_ladder_at_equal_gradients(chosen):
     schedule = chosen[0]
     cubic = schedule._replace(betas=jnp.asarray(provisional_ladder(BETA, moves=schedule.num_moves)))
