@@ -1,4 +1,4 @@
-"""Exact neighbours of a mixture, and three networks with and without in-context learning: four minutes of a core.
+"""Exact neighbours of a mixture, and three networks with and without in-context learning: six minutes of CPU time.
 
 python experiments/in_context.py
 """
