@@ -102,6 +102,7 @@ def test_exchange_reports_swaps_and_round_trips_and_changes_no_columns(finished,
     assert "round trips" in (tmp_path / "run" / "summary.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_read_and_gives_the_same_rows(finished):
     out, _ = finished
     before = rows_of(out)
@@ -130,6 +131,7 @@ def test_bad_input_is_one_line_and_status_two(tmp_path, arguments, said):
     assert not (tmp_path / "run" / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_another_config_in_the_same_directory_is_refused(finished):
     out, _ = finished
     before = (out / "results.json").read_bytes()
@@ -151,6 +153,7 @@ def test_nothing_is_certified_below_chance_with_shuffled_labels(tmp_path):
         assert row["certificate"] > (0.89 if row["loss"] == "zero_one" else 0.53), row
 
 
+@pytest.mark.slow
 def test_rosenbrock_gap_is_positive_and_hmc_meets_quadrature(tmp_path):
     done = command(
         "--config", "rosenbrock", "--draws", "1000", "--mean-field-steps", "1000", "--out", str(tmp_path / "run")

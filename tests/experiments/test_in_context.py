@@ -65,6 +65,7 @@ def bayes_model(mixture=TAUGHT) -> LanguageModel:
     return LanguageModel(lambda key: {"zero": jnp.zeros((1, 1, 1))}, apply, apply, apply, 8, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["prior", *(pytest.param(law, marks=pytest.mark.slow) for law in ("uniform", "wrong"))])
 def test_moments_are_those_of_all_strings(law):
     """Mean and deviation of log p - log q over every string of two blocks, and the estimates from forced sequences."""
@@ -147,6 +148,7 @@ def test_exact_rows_hold_their_bounds_and_p_learns_while_its_neighbours_stop():
     assert "KL above its bound" in exact.rows(config, {**found, "reached": 0 * found["reached"]})[0]["flag"]
 
 
+@pytest.mark.slow
 def test_sums_over_strings_hold_and_a_broken_bound_is_flagged(monkeypatch):
     rows = enumeration.tiny_rows(CONFIG, TINY)
     assert {row["start"] for row in rows} == {0, 1, 2} and {row["law"] for row in rows} == set(CONFIG.laws)
@@ -262,6 +264,7 @@ def test_labels_and_what_is_known_of_them():
             np.testing.assert_allclose(of_row[n], expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_branches_start_from_one_state_and_differ_in_the_weight_alone():
     model, problem = make_model(NETWORK), make_problem(NETWORK, TAUGHT)
     state = init_replicas(NETWORK, make_training(NETWORK, TAUGHT, model, problem, penalised=False))
@@ -402,6 +405,7 @@ def test_every_named_config_is_there():
     assert len(load_configs(in_context.CONFIGS)["full"].seeds) >= 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["detection", "enumeration", "figures", "forced", "pair", "problem", "rows", "tables", "training"]
 )

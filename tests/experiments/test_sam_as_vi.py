@@ -54,6 +54,7 @@ def test_methods_see_the_same_batches_from_the_same_start(study):
     assert not np.allclose(plain.params["Dense_0"]["kernel"], other.params["Dense_0"]["kernel"], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_first_stage_knows_nothing_of_the_certified_rows(study):
     problem = study.problem
     spoiled = problem._replace(inputs=problem.inputs.at[problem.prior_rows :].set(jnp.nan))
@@ -134,12 +135,14 @@ def test_every_method_learns_and_costs_what_its_budget_says(study, method):
     assert abs(steps["epochs"] - steps["gradients"] * gradients_per_step(method, 1)) <= shape.steps
 
 
+@pytest.mark.slow
 def test_replicas_one_by_one_are_the_same_program(study):
     together, _ = _train(study, "mix_sam", at_once=2)
     apart, _ = _train(study, "mix_sam", at_once=1)
     _same(together.params, apart.params, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_certificate_counts_its_rows_and_does_not_move_the_weights(study):
     replicas, _ = _train(study, "sgd")
     trained = jax.tree.map(lambda leaf: leaf[0], Trained(replicas.params, (), replicas.centre, replicas.key))

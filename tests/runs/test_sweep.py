@@ -113,6 +113,7 @@ def points(tmp_path, *grid):
     return sweep.expand_grid("toy", configs, config="toy", grid=grid, runs_dir=tmp_path / "runs")
 
 
+@pytest.mark.slow
 def test_failed_runs_are_reported_and_retried_on_request(checkout, tmp_path):
     [point] = points(tmp_path, ("seeds", "3"))
     point.path.parent.mkdir(parents=True)

@@ -183,6 +183,7 @@ def test_moments_with_swaps_of_the_wrong_sign_are_wrong(monkeypatch):
     assert scores(draws).max() > 10
 
 
+@pytest.mark.slow
 def test_a_replica_carries_its_own_energy_and_gradient():
     state, _ = sampled()
     value, gradient = jax.vmap(jax.value_and_grad(regression))(state.kernel.position)
@@ -210,6 +211,7 @@ def test_swaps_cost_no_gradient():
 # --- a second mode ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_plain_ladder_misses_a_mode_and_exchange_finds_it():
     draws, _ = run(exchange=False)
     energy, diagnosis = summarise(draws.functionals[0])

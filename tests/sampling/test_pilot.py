@@ -126,6 +126,7 @@ def test_same_key_same_schedule(chosen):
     np.testing.assert_array_equal(report.observed[:, 0], report.last_energy)
 
 
+@pytest.mark.slow
 def test_chunks_change_nothing():
     betas = jnp.asarray(provisional_ladder(50.0, moves=10))
     run = partial(pilot_chunk, energy=bounded, num_integration_steps=3)

@@ -219,6 +219,7 @@ def _measures(key, params, batch, rows_per_chunk=None, calls=None):
     )
 
 
+@pytest.mark.slow
 def test_one_program_over_networks_and_over_chunks_of_rows():
     """All networks at once in chunks of 7 rows, two being left over, against each alone with all rows."""
     networks = [_network(seed)[0] for seed in range(3)]
