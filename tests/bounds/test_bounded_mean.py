@@ -121,6 +121,7 @@ def test_edges():
     np.testing.assert_allclose(betting(np.zeros(1), delta=0.5), 1 / 1.9, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_transformations_and_float32():
     x = np.random.default_rng(3).beta(2, 20, (4, 30))
     for name, f in BOTH.items():

@@ -199,6 +199,7 @@ def test_prompts_are_sequences_of_a_mixture_with_resets_given_their_format():
     assert with_resets(TINY, 0.3).emission.shape == (2, 3, 3)
 
 
+@pytest.mark.slow
 def test_the_mixture_as_a_network_has_no_divergence_and_the_bayes_accuracy():
     problem, model = make_problem(NETWORK, TAUGHT), bayes_model()
     params = jax.vmap(model.init)(jax.random.split(jax.random.key(0), 1))

@@ -45,6 +45,7 @@ def _same(a, b, **options):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **options), a, b)
 
 
+@pytest.mark.slow
 def test_methods_see_the_same_batches_from_the_same_start(study):
     # A radius of nothing makes SAM plain SGD: only equal batches in equal order then give equal weights.
     plain, _ = _train(study, "sgd")

@@ -43,6 +43,7 @@ def both_branches(key):
     return state, *jax.vmap(lambda replica: TRAINING.chunk(replica, 2))(branched)
 
 
+@pytest.mark.slow
 def test_a_step_follows_the_weighted_sum_of_loss_and_penalty():
     state, after, metrics = both_branches(jax.random.key(1))
     for branch, weight in enumerate((0.0, 0.3)):

@@ -192,6 +192,7 @@ def test_a_replica_carries_its_own_energy_and_gradient():
     assert state.kernel.position.dtype == jnp.float32 and state.kernel.energy.dtype == jnp.float64
 
 
+@pytest.mark.slow
 def test_swaps_cost_no_gradient():
     tally = []
     energy = counted(regression, tally)

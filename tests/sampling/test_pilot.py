@@ -146,6 +146,7 @@ def test_chunks_change_nothing():
     np.testing.assert_array_equal(one.betas, two.betas)
 
 
+@pytest.mark.slow
 def test_acceptance_of_the_reported_chain_is_near_the_target(chosen):
     _, trace = reported(chosen[0])
     acceptance = np.asarray(trace.acceptance).mean(1)
