@@ -3,8 +3,6 @@
 With heads of width two a score costs two multiplications and an exponential, so products are not the work: touching
 the n x h x t x t scores is. They are therefore written as elementwise operations that XLA fuses, are made a second
 time in the backward pass instead of kept, and are made only on and below the diagonal, up to the grain of a block.
-What reads them is a product on CPUs, where a block stays in the cache; on accelerators it is a sum that XLA fuses with
-what it sums, so that no score is ever written to memory.
 
 Shapes: `h` heads, `c` channels a head, `n` sequences, `t` positions; queries i, keys j.
 """
@@ -18,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pbjax.models import channels
 from pbjax.models.dropout import keep_mask
 
 # Queries a block, about: fewer waste less above the diagonal and take longer to compile.
@@ -103,20 +100,6 @@ def _keep(key: Any, rate: float, first: int, like: jax.Array) -> jax.Array:
     return keep_mask(jax.random.fold_in(key, first), rate, like.shape, like.dtype)
 
 
-def _over_keys(weights: jax.Array, vectors: jax.Array) -> jax.Array:
-    """[h, n, i, j] and [h, n, j, c] -> [h, n, i, c]."""
-    if channels.products_stay_in_cache():
-        return jnp.einsum("hnij,hnjc->hnic", weights, vectors)
-    return jnp.stack([jnp.sum(weights * vectors[:, :, None, :, c], axis=3) for c in range(vectors.shape[3])], axis=3)
-
-
-def _over_queries(vectors: jax.Array, weights: jax.Array) -> jax.Array:
-    """[h, n, c, i] and [h, n, i, j] -> [h, n, c, j]."""
-    if channels.products_stay_in_cache():
-        return jnp.einsum("hnci,hnij->hncj", vectors, weights)
-    return jnp.stack([jnp.sum(vectors[:, :, c, :, None] * weights, axis=2) for c in range(vectors.shape[2])], axis=2)
-
-
 def _forward(rate: float, queries: Any, keys: Any, values: Any, penalty: Any, key: Any) -> tuple[jax.Array, Any]:
     # Training reads the same tokens at every step: without a barrier their masks are made once, and loaded ever after.
     queries, keys, values, penalty = jax.lax.optimization_barrier((queries, keys, values, penalty))
@@ -131,7 +114,7 @@ def _forward(rate: float, queries: Any, keys: Any, values: Any, penalty: Any, ke
         total = jnp.sum(exponentials, axis=-1, keepdims=True)
         if rate:
             exponentials = exponentials * _keep(key, rate, first, exponentials)
-        outputs.append(_over_keys(exponentials, by_key[:, :, :last]) / total)
+        outputs.append(jnp.einsum("hnij,hnjc->hnic", exponentials, by_key[:, :, :last]) / total)
         normalisers.append((highest + jnp.log(total))[..., 0])
     output = jnp.where(something[:, None], jnp.moveaxis(jnp.concatenate(outputs, axis=2), 3, 1), 0.0)
     # With nothing to read, no score comes near this one, so the backward pass finds weights of zero.
@@ -155,11 +138,11 @@ def _backward(rate: float, residuals: Any, slope: jax.Array) -> tuple[Any, ...]:
             keep = _keep(key, rate, first, weights)
             dropped, by_weight = weights * keep, by_weight * keep
         by_score = weights * (by_weight - drift[:, :, first:last, None])
-        to_queries.append(_over_keys(by_score, by_key[:, :, :last]))
+        to_queries.append(jnp.einsum("hnij,hnjc->hnic", by_score, by_key[:, :, :last]))
         # A sum of padded arrays: adding to a slice in place would be a scatter, which CPUs do one number at a time.
         later = ((0, 0), (0, 0), (0, 0), (0, queries.shape[-1] - last))
-        to_keys += jnp.pad(_over_queries(by_query[..., first:last], by_score), later)
-        to_values += jnp.pad(_over_queries(slope_by_query[..., first:last], dropped), later)
+        to_keys += jnp.pad(jnp.einsum("hnci,hnij->hncj", by_query[..., first:last], by_score), later)
+        to_values += jnp.pad(jnp.einsum("hnci,hnij->hncj", slope_by_query[..., first:last], dropped), later)
     to_queries = jnp.moveaxis(jnp.concatenate(to_queries, axis=2), 3, 1)
     return to_queries, jnp.moveaxis(to_keys, 2, 1), jnp.moveaxis(to_values, 2, 1), jnp.zeros_like(penalty), None
 

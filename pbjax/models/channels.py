@@ -12,14 +12,6 @@ from pbjax.models.dropout import dropout
 # Numbers of a hidden layer that CPUs hold in their caches, 4 MiB: a block of positions has no more of them.
 CACHED = 2**20
 
-# Channels up to which accelerators make a wide hidden layer anew in every sum over it instead of writing it to memory.
-NARROW = 16
-
-
-def products_stay_in_cache() -> bool:
-    """Whether what a loop over blocks makes is read from a cache (CPUs), or costs memory traffic (accelerators)."""
-    return jax.default_backend() == "cpu"
-
 
 def channel_dense(dense: Any, inputs: jax.Array) -> jax.Array:
     r"""A dense layer over channels, $y_{:nt} = W^\top x_{:nt} + b$.
@@ -96,17 +88,15 @@ def relu_pair(
     """
     d, n, t = inputs.shape
     hidden = first["kernel"].shape[1]
-    cached = products_stay_in_cache()
-    block = max(CACHED // hidden, 1) if cached else n * t
+    block = max(CACHED // hidden, 1) if jax.default_backend() == "cpu" else n * t
     blocks = -(-n * t // block)
-    fused = not cached and d <= NARROW
 
     @jax.checkpoint
     def one(numbered: tuple[jax.Array, jax.Array]) -> jax.Array:
         columns, number = numbered
-        inside = jax.nn.relu(_fused_dense(first, columns) if fused else channel_dense(first, columns))
+        inside = jax.nn.relu(channel_dense(first, columns))
         inside = dropout(inside, rate, None if key is None else jax.random.fold_in(key, number))
-        return _fused_dense_out(second, inside) if fused else channel_dense(second, inside)
+        return channel_dense(second, inside)
 
     if blocks == 1:
         return one((inputs, jnp.zeros((), jnp.int32)))
@@ -114,20 +104,6 @@ def relu_pair(
     columns = jnp.moveaxis(columns.reshape(d, 1, blocks, block), 2, 0)
     outputs = jnp.moveaxis(jax.lax.map(one, (columns, jnp.arange(blocks))), 0, 2)
     return outputs.reshape(-1, blocks * block)[:, : n * t].reshape(-1, n, t)
-
-
-def _fused_dense(dense: Any, inputs: jax.Array) -> jax.Array:
-    """`channel_dense` of few inputs as a chain of multiplications that fuses with what reads it."""
-    kernel = dense["kernel"]
-    products = [kernel[c][:, None, None] * inputs[c][None] for c in range(kernel.shape[0])]
-    return sum(products, dense["bias"][:, None, None])  # pyright: ignore[reportReturnType]
-
-
-def _fused_dense_out(dense: Any, inputs: jax.Array) -> jax.Array:
-    """`channel_dense` to few outputs as sums that fuse with what they sum."""
-    kernel = dense["kernel"]
-    sums = [jnp.sum(kernel[:, c][:, None, None] * inputs, axis=0) for c in range(kernel.shape[1])]
-    return jnp.stack(sums) + dense["bias"][:, None, None]
 
 
 def init_norm(width: int) -> dict[str, jax.Array]:
