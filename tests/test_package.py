@@ -54,13 +54,11 @@ ONLY_IMPORTED_IN = {
 # Public functions without an example of their own, each with the reason.
 NEEDS_NO_EXAMPLE: dict[str, str] = {
     "certify.advance": "docs/certify.md runs it",
-    "certify.advance_pilot": "a part of pilot_schedule",
-    "certify.begin_pilot": "a part of pilot_schedule",
     "certify.pilot_schedule": "a part of the example of by_annealing",
-    "certify.second_pass": "a part of pilot_schedule",
     "runs.load_configs": "it reads the folder of a checkout; the experiments call it",
     "sampling.adapt_chunk": "a part of the example of sample_chunk",
     "sampling.freeze": "a part of the example of sample_chunk",
+    "sampling.second_pass": "a part of the example of pilot",
 }
 
 # Distributions whose import name is another.

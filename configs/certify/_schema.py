@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from pbjax.certify import plan_pilot
 from pbjax.runs import RunOptions, require, require_at_least, require_positive, require_seeds
+from pbjax.sampling import plan_pilot
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

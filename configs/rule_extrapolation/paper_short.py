@@ -1,4 +1,4 @@
-"""The published sizes and switches, two seeds of maximum likelihood for 2,000 steps: an hour and a half on one core.
+"""The published sizes and switches, two seeds of maximum likelihood for 2,000 steps: for a CPU and some hours.
 
 python experiments/rule_extrapolation.py --config paper_short
 """

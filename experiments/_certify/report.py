@@ -12,6 +12,7 @@ from pbjax import certificates, runs
 from pbjax.certificates import Certificate
 from pbjax.certify import Target, heat_certificates
 from pbjax.runs.results import ROW_FIELDS, Field
+from pbjax.runs.sweep import write_summary
 from pbjax.runs.tables import print_results
 
 FIELDS = {
@@ -194,7 +195,7 @@ def write(
     figures.certificate_against_gradients(
         curve, rows, directory.figures / "certificate.png", together=config.every_stop
     )
-    summary.write(directory.path)
+    write_summary(directory.path, summary.summary)
     print_results(
         rows, title=f"delta = {config.delta / 2:g} a loss, {config.tries} tries",
         columns=("method", "loss", "seed", "stop", "empirical_risk", "test_risk", "heat", "certificate", "acceptance"),

@@ -11,9 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from pbjax import runs
-from pbjax.certify import Target, advance_pilot, begin_pilot, cubic_schedule, plan_pilot, second_pass
+from pbjax.certify import Target, cubic_schedule
+from pbjax.posteriors.energy import Rows
 from pbjax.runs.progress import Progress
-from pbjax.sampling import PilotTrace, choose_schedule, provisional_ladder
+from pbjax.sampling import (
+    PilotState,
+    PilotTrace,
+    choose_schedule,
+    init_pilot,
+    pilot_chunk,
+    plan_pilot,
+    provisional_ladder,
+    second_pass,
+)
 
 PASSES = ("pilot_first", "pilot_second")
 CHUNKS = 10
@@ -54,13 +64,20 @@ def frozen_schedule(
         return {"schedule": schedule, "gradients": 0, "rows": 0, "seconds": 0.0, "report": None}
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.pilot_seed), 1))
     moves = -(-passes.moves // CHUNKS)
-    begin = jax.jit(partial(begin_pilot, target=quick, chains=config.pilot_chains))
-    chunk = jax.jit(
-        partial(
-            advance_pilot, target=quick, plan=passes, moves=moves, target_acceptance=config.target_acceptance
-        ),
-        donate_argnums=0,
-    )  # fmt: skip
+
+    @jax.jit
+    def begin(key: jax.Array, size: jax.Array, rows: Rows) -> PilotState:
+        return init_pilot(
+            key, energy=lambda z: quick.energy(z, rows), dimension=quick.dimension, chains=config.pilot_chains,
+            step_size=size,
+        )  # fmt: skip
+
+    @partial(jax.jit, donate_argnums=0)
+    def chunk(state: PilotState, betas: jax.Array, rows: Rows) -> tuple[PilotState, PilotTrace]:
+        return pilot_chunk(
+            state, betas, energy=lambda z: quick.energy(z, rows), moves=moves,
+            num_integration_steps=passes.num_integration_steps, target_acceptance=config.target_acceptance,
+        )  # fmt: skip
 
     def walk(index: int, betas: np.ndarray, size: float, phase: runs.Phase) -> dict[str, Any]:
         begun = time.perf_counter()

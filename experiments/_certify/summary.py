@@ -5,12 +5,11 @@ python -m experiments._certify.summary RUN_DIRECTORY    # writes it again from r
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from pbjax.runs.sweep import write_summary
 from pbjax.runs.tables import markdown_table
 
 COLUMNS = (
@@ -18,17 +17,16 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def summary(record: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def summary(record: Mapping[str, Any]) -> str:
     """The text of summary.md.
 
     Args:
-        record: results.json.
-        config: config.json.
+        record: of `pbjax.runs.sweep.read_results`.
 
     Returns:
         Markdown.
     """
-    rows, fields, made, spent = record["rows"], config["config"], record["provenance"], record["timing"]
+    rows, fields, made, spent = record["rows"], record["config"], record["provenance"], record["timing"]
     ladder = record["schedule"]
     versions = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
     assumptions = {row["method"]: row["assumption"] for row in rows}
@@ -63,12 +61,5 @@ delta = {rows[0]["delta"]:g} for each loss, {rows[0]["tries"]:,} tries. Rows of 
 """
 
 
-def write(directory: Path) -> None:
-    """Write summary.md of a finished run."""
-    record = json.loads((directory / "results.json").read_text())
-    config = json.loads((directory / "config.json").read_text())
-    (directory / "summary.md").write_text(summary(record, config))
-
-
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    write_summary(sys.argv[1], summary)

@@ -13,6 +13,7 @@ from experiments._gibbs_gap import summary
 from experiments._gibbs_gap.problem import FUNCTIONALS, Problem
 from pbjax import certificates, evidence, posteriors, runs
 from pbjax.runs import figures
+from pbjax.runs.sweep import write_summary
 from pbjax.runs.tables import print_results
 from pbjax.sampling import Diagnostics, ExchangeSummary, flag_rungs, summarise
 
@@ -191,7 +192,7 @@ def write(
         sections["exchange"] = _round_trips(config, sampled["exchange"])
     directory.write_results(rows, sections=sections)
     figures.certificates_by_temperature(rows, directory.figures / "certificates.png")
-    summary.write(directory.path)
+    write_summary(directory.path, summary.summary)
     _say(config, directory, rows, rungs)
 
 

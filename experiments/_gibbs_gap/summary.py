@@ -5,12 +5,11 @@ python -m experiments._gibbs_gap.summary RUN_DIRECTORY    # writes it again from
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
+from pbjax.runs.sweep import write_summary
 from pbjax.runs.tables import markdown_table
 
 METHOD_COLUMNS = (
@@ -101,17 +100,16 @@ def _gap(record: Mapping[str, Any]) -> str:
     )  # fmt: skip
 
 
-def summary(record: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def summary(record: Mapping[str, Any]) -> str:
     """The text of summary.md.
 
     Args:
-        record: results.json.
-        config: config.json.
+        record: of `pbjax.runs.sweep.read_results`.
 
     Returns:
         Markdown.
     """
-    rows, fields, made = record["rows"], config["config"], record["provenance"]
+    rows, fields, made = record["rows"], record["config"], record["provenance"]
     seconds = {row["method"]: row["seconds"] for row in rows if row["seconds"] is not None}
     versions = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
     changed = ", ".join(f"{name} = {value}" for name, value in fields.items())
@@ -145,12 +143,5 @@ low and high take the left and the right sum.
 """
 
 
-def write(directory: Path) -> None:
-    """Write summary.md of a finished run."""
-    record = json.loads((directory / "results.json").read_text())
-    config = json.loads((directory / "config.json").read_text())
-    (directory / "summary.md").write_text(summary(record, config))
-
-
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    write_summary(sys.argv[1], summary)

@@ -9,32 +9,22 @@ from pbjax.certify.annealing import Certified, by_annealing
 from pbjax.certify.paths import Stop, advance, begin
 from pbjax.certify.routes import heat_certificates
 from pbjax.certify.schedules import (
-    PilotPlan,
-    advance_pilot,
-    begin_pilot,
     cubic_schedule,
     pilot_rows,
     pilot_schedule,
-    plan_pilot,
-    second_pass,
 )
 from pbjax.certify.target import Target, make_target
 
 __all__ = [
     "Certified",
-    "PilotPlan",
     "Stop",
     "Target",
     "advance",
-    "advance_pilot",
     "begin",
-    "begin_pilot",
     "by_annealing",
     "cubic_schedule",
     "heat_certificates",
     "make_target",
     "pilot_rows",
     "pilot_schedule",
-    "plan_pilot",
-    "second_pass",
 ]

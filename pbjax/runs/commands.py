@@ -122,11 +122,8 @@ def show_run(asked: ShowRun) -> int:
         RunError: it is no finished run.
     """
     record, console = sweep.read_results(asked.run), _console()
-    flat = [(found.name, found.second) for found in comparing.differences({}, {"config": record["config"]})]
-    config = flat[0][1] if flat else {}
-    console.print(
-        _plain_table(f"{record['experiment']} {record['config_hash']}", ("field", "value"), [*config.items()])
-    )
+    fields = [*record["config"].items()]
+    console.print(_plain_table(f"{record['experiment']} {record['config_hash']}", ("field", "value"), fields))
     console.print(_plain_table("provenance", ("", ""), [*record["provenance"].items()]))
     columns = asked.columns
     if columns is None and "certificate" not in (record["rows"] or [{}])[0]:

@@ -3,7 +3,7 @@
 import itertools
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,8 +50,9 @@ class Point(NamedTuple):
 
     @property
     def state(self) -> str:
-        """One of `STATES`."""
-        return "failed" if self.failure.exists() else run_state(self.path)
+        """One of `STATES`; a failure is forgotten once there are results, however they came about."""
+        state = run_state(self.path)
+        return "failed" if state != "finished" and self.failure.exists() else state
 
     @property
     def label(self) -> str:
@@ -158,6 +159,20 @@ def read_results(path: str | Path) -> dict[str, Any]:
         return {**record, "config": config, "rows": list(record["rows"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} cannot be read as a run ({type(error).__name__}); run it again") from None
+
+
+def write_summary(path: str | Path, text: Callable[[dict[str, Any]], str]) -> None:
+    """Writes summary.md of a finished run from what the run left, now or years later.
+
+    Args:
+      path: run directory.
+      text: makes the Markdown from the record of `read_results`.
+
+    Raises:
+      RunError: as `read_results`.
+      OSError: the file cannot be written.
+    """
+    write_file(Path(path) / "summary.md", text(read_results(path)).encode())
 
 
 def num_flagged(path: str | Path) -> int:

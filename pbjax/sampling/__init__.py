@@ -16,7 +16,15 @@ from pbjax.sampling.ladder import (
     sample_chunk,
 )
 from pbjax.sampling.path_records import PathState, PathSums, PathTrace
-from pbjax.sampling.pilot_schedule import PilotReport, PilotTrace, choose_schedule, usual_integration_steps
+from pbjax.sampling.pilot_schedule import (
+    PilotPlan,
+    PilotReport,
+    PilotTrace,
+    choose_schedule,
+    plan_pilot,
+    second_pass,
+    usual_integration_steps,
+)
 from pbjax.sampling.schedule import AnnealingSchedule, make_schedule
 from pbjax.sampling.statistics import (
     StreamedStatistics,
@@ -44,6 +52,7 @@ __all__ = [
     "PathState",
     "PathSums",
     "PathTrace",
+    "PilotPlan",
     "PilotReport",
     "PilotState",
     "PilotTrace",
@@ -69,8 +78,10 @@ __all__ = [
     "path_sums",
     "pilot",
     "pilot_chunk",
+    "plan_pilot",
     "provisional_ladder",
     "sample_chunk",
+    "second_pass",
     "standard_error",
     "sum_value",
     "summarise",

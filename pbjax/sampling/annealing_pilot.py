@@ -14,8 +14,8 @@ M chains, d parameters, G moves of the pilot, K moves of the schedule.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +32,10 @@ from pbjax.sampling.pilot_schedule import (
     PilotReport,
     PilotTrace,
     choose_schedule,
-    usual_integration_steps,
+    plan_pilot,
+    second_pass,
 )
 from pbjax.sampling.schedule import AnnealingSchedule
-
-_MOVES = 80
 
 
 class PilotState(NamedTuple):
@@ -164,7 +163,7 @@ def pilot_chunk(
     return jax.lax.scan(step, state, None, length=moves)
 
 
-def provisional_ladder(beta: float, *, moves: int) -> np.ndarray:
+def provisional_ladder(beta: float | int, *, moves: int) -> np.ndarray:
     """The ladder of a pilot that knows nothing yet: cubic, b_k = beta (k / moves)^3.
 
     Args:
@@ -189,9 +188,9 @@ def provisional_ladder(beta: float, *, moves: int) -> np.ndarray:
 def pilot(
     key: jax.Array,
     *,
-    energy: Energy,
+    energy: Callable[..., jax.Array],
     dimension: int,
-    beta: float,
+    beta: float | int,
     gradients: int,
     pilot_gradients: int | None = None,
     chains: int = 1,
@@ -199,29 +198,29 @@ def pilot(
     target_acceptance: float = 0.8,
     step_exponent: float = 0.5,
     observe: Observe | None = None,
+    arguments: tuple[Any, ...] = (),
 ) -> tuple[AnnealingSchedule, PilotReport]:
     """Choose a schedule for annealed chains up to beta that cost `gradients` each, by two quick passes up the ladder.
 
-    The first pass (a third of `pilot_gradients`) takes a cubic ladder; the second the ladder and the first step size
-    that the first one suggests; the schedule comes from the second. Their moves have so
-    few leapfrog steps that each pass has 80 of them if it can: the acceptance depends on the step size, hardly on their
-    number. Each pass is one jitted scan; to cut a long pilot into chunks, or to pass data into the program as
-    arguments, call `init_pilot`, `pilot_chunk` and `choose_schedule` yourself, as this function does.
+    The first pass takes a cubic ladder; the second the ladder and the first step size that the first one suggests; the
+    schedule comes from the second. `plan_pilot` divides the budget. Both passes are one compiled program, a scan each;
+    to cut a long pilot into chunks call `init_pilot`, `pilot_chunk`, `second_pass` and `choose_schedule` yourself, as
+    this function does.
 
     Args:
         key: typed PRNG key that the reported chains do not use.
-        energy: z [d] -> L; may use the certified data. A tenth of the rows does well (beta stays what it is) and makes
-            the pilot ten times cheaper.
+        energy: (z [d], *arguments) -> L; may use the certified data. A tenth of the rows does well (beta stays what it
+            is) and makes the pilot ten times cheaper.
         dimension: d.
         beta: last rung of the schedule, total inverse temperature, > 0.
         gradients: what one chain of the schedule may cost: 1 + its leapfrog steps; spent exactly.
-        pilot_gradients: what the pilot may cost, a chain; as much as `gradients` by default, so that it walks at the
-            speed of the chain it is to foresee.
+        pilot_gradients: what the pilot may cost, a chain; `plan_pilot` has the default.
         chains: pilot chains, vmapped; more of them make a less noisy schedule.
         num_integration_steps: most leapfrog steps a move; `usual_integration_steps(gradients)` by default.
         target_acceptance: in (0, 1).
         step_exponent: gamma, >= 0; 0 spaces the rungs by thermodynamic length alone.
         observe: z [d] -> functionals [F] whose means the report gives, say the 0-1 error; None to leave it out.
+        arguments: data of the energy, which then are arguments of the compiled program and no constants in it.
 
     Returns:
         The `AnnealingSchedule` and a `PilotReport`.
@@ -240,34 +239,24 @@ def pilot(
         Crooks 2007, Measuring thermodynamic length; Beskos et al. 2013, Optimal tuning of the hybrid Monte Carlo
         algorithm. The formulas and their assumptions: docs/heat.md.
     """
-    _checks.check_range("gradients", gradients, low=2.0, open_high=True, whole=True)
-    if num_integration_steps is None:
-        num_integration_steps = usual_integration_steps(gradients)
-    pilot_gradients = gradients if pilot_gradients is None else pilot_gradients
-    _checks.check_range("pilot_gradients", pilot_gradients, low=2.0, open_high=True, whole=True)
-    passes = (pilot_gradients // 3, pilot_gradients - pilot_gradients // 3)
-    if passes[0] < 9:
-        raise ValueError(
-            f"pilot_gradients = {pilot_gradients}: the first pass gets a third and needs 9; give at least 27"
-        )
-    # Step sizes follow in some eighty moves; what a pilot has beyond that goes into the length of its trajectories.
-    steps = [int(np.clip(budget // _MOVES, 1, num_integration_steps)) for budget in passes]
-    first = (passes[0] - 1) // steps[0]
-    key_first, key_second = jax.random.split(key)
-    choose = partial(choose_schedule, target_acceptance=target_acceptance, step_exponent=step_exponent)
+    plan = plan_pilot(gradients, pilot_gradients=pilot_gradients, num_integration_steps=num_integration_steps)
+    how: dict[str, Any] = {"target_acceptance": target_acceptance, "step_exponent": step_exponent}
 
-    @partial(jax.jit, static_argnames="steps")
-    def walk(key: jax.Array, betas: jax.Array, size: jax.Array, *, steps: int) -> PilotTrace:
-        state = init_pilot(key, energy=energy, dimension=dimension, chains=chains, step_size=size)
+    @jax.jit
+    def walk(key: jax.Array, betas: jax.Array, size: jax.Array, arguments: tuple[Any, ...]) -> PilotTrace:
+        def on_data(z: jax.Array) -> jax.Array:
+            return energy(z, *arguments)
+
+        state = init_pilot(key, energy=on_data, dimension=dimension, chains=chains, step_size=size)
         return pilot_chunk(
-            state, betas, energy=energy, moves=betas.shape[0], num_integration_steps=steps,
+            state, betas, energy=on_data, moves=plan.moves, num_integration_steps=plan.num_integration_steps,
             target_acceptance=target_acceptance, observe=observe,
         )[1]  # fmt: skip
 
-    trace = walk(
-        key_first, jnp.asarray(provisional_ladder(beta, moves=first)), jnp.asarray(dimension**-0.25), steps=steps[0]
-    )
-    rough, before = choose(trace, gradients=passes[1], num_integration_steps=steps[1])
-    trace = walk(key_second, rough.betas, rough.step_sizes[0], steps=steps[1])
-    schedule, report = choose(trace, gradients=gradients, num_integration_steps=num_integration_steps)
-    return schedule, report._replace(gradients=report.gradients + before.gradients)
+    first, second = jax.random.split(key)
+    betas, size = provisional_ladder(beta, moves=plan.moves), dimension**-0.25
+    trace = walk(first, jnp.asarray(betas), jnp.asarray(size), arguments)
+    betas, size = second_pass(trace, plan, **how)
+    trace = walk(second, jnp.asarray(betas), jnp.asarray(size), arguments)
+    schedule, report = choose_schedule(trace, gradients=gradients, num_integration_steps=num_integration_steps, **how)
+    return schedule, report._replace(gradients=2 * report.gradients)

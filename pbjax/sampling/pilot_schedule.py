@@ -20,6 +20,7 @@ QUARTER_PERIOD = math.pi / 2  # of a standard normal prior: one trajectory of th
 LARGEST_STEP = 1.0  # of the prior's standard deviation; the leapfrog of a standard normal is unstable from 2 on
 _WINDOW = 8  # fewest moves a window, if the pilot has that many for two of them
 _MOST_WINDOWS = 24
+_PASS_MOVES = 80  # step sizes follow the rungs in some eighty moves
 
 
 class PilotTrace(NamedTuple):
@@ -90,6 +91,53 @@ def usual_integration_steps(gradients: int) -> int:
         [4, 33, 96]
     """
     return min(max(gradients // 30, 4), 96)
+
+
+class PilotPlan(NamedTuple):
+    """Two passes of a pilot, equal in shape so that one compiled program makes both.
+
+    Attributes:
+        moves: of each pass.
+        num_integration_steps: most leapfrog steps a move, so few that a pass has 80 moves if it can: the acceptance
+            depends on the step size, hardly on their number.
+    """
+
+    moves: int
+    num_integration_steps: int
+
+
+def plan_pilot(
+    gradients: int, *, pilot_gradients: int | None = None, num_integration_steps: int | None = None
+) -> PilotPlan:  # fmt: skip
+    """Divide a pilot's budget into two passes.
+
+    Args:
+        gradients: what a chain of the schedule may cost, >= 2.
+        pilot_gradients: what a pilot chain may cost; as much, at least 200, if left out: it walks at the speed of
+            the chain that it is to foresee, and is made cheaper by an energy of fewer rows.
+        num_integration_steps: most leapfrog steps a move of the schedule, >= 1; `usual_integration_steps`.
+
+    Returns:
+        A `PilotPlan`.
+
+    Raises:
+        ValueError: for a budget of fewer than eight moves a pass.
+
+    Example:
+        >>> plan_pilot(4000)
+        PilotPlan(moves=83, num_integration_steps=24)
+    """
+    if num_integration_steps is None:
+        num_integration_steps = usual_integration_steps(gradients)
+    for name, count, least in (("num_integration_steps", num_integration_steps, 1), ("gradients", gradients, 2)):
+        _checks.check_range(name, count, low=least, open_high=True, whole=True)
+    if pilot_gradients is None:
+        pilot_gradients = max(200, gradients)
+    each = (pilot_gradients - 2) // 2
+    if each < 8:
+        raise ValueError(f"pilot_gradients = {pilot_gradients}: two passes of eight moves need at least 18")
+    leapfrogs = int(np.clip(each // _PASS_MOVES, 1, num_integration_steps))
+    return PilotPlan(each // leapfrogs, leapfrogs)
 
 
 def _to_target(step: np.ndarray, acceptance: np.ndarray, target: float) -> np.ndarray:
@@ -224,3 +272,27 @@ def choose_schedule(
         heats.mean(1).cumsum()[ends], energies[ends].mean(1), seen, spent,
     )  # fmt: skip
     return schedule, report
+
+
+def second_pass(
+    trace: PilotTrace, plan: PilotPlan, *, target_acceptance: float = 0.8, step_exponent: float = 0.5
+) -> tuple[np.ndarray, float]:
+    """Ladder and first step size of the second pass, from the trace of the first.
+
+    Args:
+        trace: of the whole first pass, on the cubic ladder.
+        plan: the plan.
+        target_acceptance: as in `choose_schedule`.
+        step_exponent: as in `choose_schedule`.
+
+    Returns:
+        (rungs float64 [plan.moves], step size).
+    """
+    rough, _ = choose_schedule(
+        trace, gradients=1 + plan.moves * plan.num_integration_steps,
+        num_integration_steps=plan.num_integration_steps, target_acceptance=target_acceptance,
+        step_exponent=step_exponent,
+    )  # fmt: skip
+    # Short trajectories where steps are long leave gradients for more rungs than the pass has moves.
+    kept = np.round(np.linspace(0, rough.num_moves - 1, plan.moves)).astype(int)
+    return np.asarray(rough.betas)[kept], float(rough.step_sizes[0])

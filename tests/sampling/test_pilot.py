@@ -183,8 +183,8 @@ def test_a_schedule_may_stop_before_the_pilot_did():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match=r"pilot_gradients = 20: .* at least 27"):
-        choose(jax.random.key(0), pilot_gradients=20)
+    with pytest.raises(ValueError, match=r"pilot_gradients = 17: .* at least 18"):
+        choose(jax.random.key(0), pilot_gradients=17)
     with pytest.raises(ValueError, match="gradients = 1"):
         choose(jax.random.key(0), gradients=1)
     with pytest.raises(ValueError, match=r"beta = -1\.0"):
