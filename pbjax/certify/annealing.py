@@ -11,6 +11,7 @@ import numpy as np
 
 from pbjax import _checks
 from pbjax.certificates import Certificate
+from pbjax.certificates.heat_law import Limit
 from pbjax.certify.paths import Stop, advance, begin
 from pbjax.certify.routes import heat_certificates
 from pbjax.certify.schedules import pilot_rows, pilot_schedule
@@ -58,6 +59,8 @@ def by_annealing(
     chains: int = 1,
     delta: float = 0.05,
     tries: int = 1,
+    limit: Limit = "kl",
+    parameter: float | None = None,
     surrogate: ExampleLoss = SURROGATE,
     schedule: AnnealingSchedule | None = None,
     rows_per_chunk: int = 2000,
@@ -80,6 +83,8 @@ def by_annealing(
         chains: C networks, side by side in one program.
         delta: failure probability of everything · in (0, 1); half for the 0-1 error, half for the surrogate.
         tries: everything ever tried on these rows, this run among it · >= 1; costs log(tries)/n.
+        limit: as in `heat_certificates`; "betting" is the tightest with hundreds of chains.
+        parameter: as in `heat_certificates`.
         surrogate: per-example loss in [0, 1] whose mean is the energy.
         schedule: one that was fixed beforehand; `gradients` and `beta` are then its own. If left out, a pilot with a
             key of its own chooses one (`pilot_schedule`), on a tenth of the rows where there are many.
@@ -92,7 +97,8 @@ def by_annealing(
         at many nats.
 
     Raises:
-        ValueError: for unusable arrays, a delta outside (0, 1), or a count below 1.
+        ValueError: for unusable arrays, a delta outside (0, 1), a count below 1, an unknown limit or a parameter that
+            is not positive.
 
     Example:
         >>> x = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
@@ -112,6 +118,9 @@ def by_annealing(
         matmul_precision=matmul_precision,
     )  # fmt: skip
     target = of_rows(inputs, labels)
+    certify = partial(heat_certificates, n=target.n, delta=delta, tries=tries, limit=limit, parameter=parameter)
+    none = np.zeros(chains)
+    certify(none, none, {"zero_one": none}, beta=1.0)  # settings that cannot be used are refused before a chain runs
     if schedule is None:
         last = float(target.n) if beta is None else float(beta)
         pilot_key = jax.random.fold_in(key, chains)  # the chains fold in 0 .. chains - 1
@@ -127,8 +136,5 @@ def by_annealing(
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(chains))
     params, stop = run(keys, schedule, target.rows, schedule.num_moves)
     stop = jax.tree.map(np.asarray, stop)
-    certificates = heat_certificates(
-        stop.heat, stop.log_weight, stop.risks, beta=float(stop.beta), n=target.n, delta=delta, slack=stop.slack,
-        tries=tries,
-    )  # fmt: skip
+    certificates = certify(stop.heat, stop.log_weight, stop.risks, beta=float(stop.beta), slack=stop.slack)
     return Certified(params, certificates, stop, schedule)

@@ -16,6 +16,7 @@ from pbjax.certificates import (
     heat_mean,
     heat_single,
 )
+from pbjax.certificates.heat_law import Limit
 
 Numbers = ArrayLike | Sequence[Any]
 
@@ -31,6 +32,8 @@ def heat_certificates(
     surrogate: str = "surrogate",
     slack: Numbers = 0.0,
     tries: int = 1,
+    limit: Limit = "kl",
+    parameter: float | None = None,
     flag: str | None = None,
 ) -> list[Certificate]:
     """All routes for C chains at one rung: each network, their average, the law they come from, the exact Gibbs law.
@@ -48,6 +51,9 @@ def heat_certificates(
         surrogate: the name in `risks` of the loss that was the chains' energy.
         slack: numerical slack, nats, scalar or [C].
         tries: networks, prior scales, losses and routes ever tried on these rows, among which this is one · >= 1.
+        limit: of `heat_law_rigorous`: "kl", "empirical_bernstein" or "betting", chosen before the chains ran.
+        parameter: C > 0, fixed before the data were seen, for Catoni's form in `heat_single` and `heat_mean`; None for
+            the kl inversion.
         flag: what diagnostics object to.
 
     Returns:
@@ -73,10 +79,10 @@ def heat_certificates(
         common: dict[str, Any] = {
             "n": n, "delta": delta / len(risks), "loss": loss, "slack": slack, "union": tries, "flag": flag,
         }  # fmt: skip
-        made += heat_single(heat, values, beta=beta, **common)
-        made.append(heat_mean(heat, values, beta=beta, **common))
+        made += heat_single(heat, values, beta=beta, parameter=parameter, **common)
+        made.append(heat_mean(heat, values, beta=beta, parameter=parameter, **common))
         if chains > 1:
-            made.append(heat_law_rigorous(heat, values, beta=beta, **common))
+            made.append(heat_law_rigorous(heat, values, beta=beta, limit=limit, **common))
             made.append(heat_law_asymptotic(heat, values, beta=beta, **common))
         if loss == surrogate:
             made += ais_free_energy(beta, np.asarray(log_weight), energy=np.asarray(values), **common)

@@ -107,6 +107,22 @@ def test_by_annealing_certifies_what_it_returns():
         assert sum(certificate.delta_ledger.values()) == pytest.approx(0.025)
 
 
+def test_limit_and_parameter_reach_their_routes():
+    heat, risk = np.linspace(50.0, 70.0, 400), np.linspace(0.05, 0.07, 400)
+    common = {"n": 3000, "beta": 3000.0, "delta": 0.05}
+    made = certify.heat_certificates(
+        heat, -heat, {"zero_one": risk}, limit="betting", parameter=0.4, tries=7, **common
+    )  # fmt: skip
+    by_route = {c.route: c for c in made}
+    law = certificates.heat_law_rigorous(heat, risk, loss="zero_one", limit="betting", union=7, **common)
+    mean = certificates.heat_mean(heat, risk, loss="zero_one", parameter=0.4, union=7, **common)
+    assert by_route["heat_law_rigorous"] == law and by_route["heat_mean"].value == mean.value
+    assert made[0] == certificates.heat_single(heat, risk, loss="zero_one", parameter=0.4, union=7, **common)[0]
+    plain = {c.route: c for c in certify.heat_certificates(heat, -heat, {"zero_one": risk}, tries=7, **common)}
+    assert law.value < plain["heat_law_rigorous"].value
+    assert plain["heat_mean"].value != mean.value
+
+
 @pytest.mark.slow
 def test_shuffled_labels_certify_nothing_below_chance():
     x, _ = rows()
@@ -127,7 +143,7 @@ def test_cubic_schedule_spends_its_budget_and_no_more():
     [
         ({"delta": 1.0}, "delta"), ({"chains": 0}, "chains"), ({"tries": 0}, "tries"), ({"gradients": 1}, "gradients"),
         ({"labels": [0, 1]}, "labels"), ({"beta": -1.0}, "beta"),
-        ({"prior": Gaussian(jnp.zeros(3), jnp.zeros(2))}, "prior.mean"),
+        ({"prior": Gaussian(jnp.zeros(3), jnp.zeros(2))}, "prior.mean"), ({"parameter": 0.0}, "parameter"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_in_one_line(changed, said):
