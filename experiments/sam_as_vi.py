@@ -191,6 +191,7 @@ def rows(study: Study, group: Group, trained: dict[str, Any], outcome: dict[str,
             "delta": None if made is None else made.delta,
             "assumption": None if made is None else made.assumption,
             "delta_ledger": None if made is None else made.delta_ledger,
+            "record": None if made is None else made.record(),
         }  # fmt: skip
         row = {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
         yield row

@@ -32,7 +32,7 @@ ROOM_MAY_IMPORT = {
     "models": set(),
     "optim": {"posteriors"},
     "posteriors": {"losses", "bounds"},
-    "runs": set(),
+    "runs": {"certificates"},  # `pbjax verify` recomputes them
     "sharpness": set(),
     "sampling": {"posteriors", "evidence"},  # its diagnostics end in evidence.SampleStatistics
 }

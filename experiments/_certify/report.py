@@ -94,7 +94,7 @@ def make_rows(
         ideal = certificate.route == "ais_free_energy"
         rows.append(
             {
-                **certificate.row(), **common, "stop": "end", "seed": None, "gradients": int(spent[-1]),
+                **certificate.row(record=True), **common, "stop": "end", "seed": None, "gradients": int(spent[-1]),
                 "acceptance": acceptance.mean(), "heat": None if ideal else certificate.inputs["heat"],
                 "test_risk": None if ideal else stops["held_out"][losses[certificate.loss]][-1].mean(),
                 "ess": certificate.inputs["effective_sample_size"] if ideal else None,
@@ -108,7 +108,7 @@ def make_rows(
             for own, made_of in singles.items():
                 certificate, test = made_of[at][index], stops["held_out"][own][at][index]
                 heat = certificate.inputs["heat"]
-                rows.append({**certificate.row(), **common, **here, "heat": heat, "test_risk": test})
+                rows.append({**certificate.row(record=True), **common, **here, "heat": heat, "test_risk": test})
             test = float(stops["held_out"]["zero_one"][at][index])
             certificate = certificates.test_set(
                 round(test * count), n=count, delta=config.delta / 2, beta=float(stops["beta"][at]),
@@ -116,8 +116,11 @@ def make_rows(
             )  # fmt: skip
             risk = float(stops["risks"]["zero_one"][at][index])
             rows.append(
-                {**certificate.row(), **common, **here, "heat": None, "empirical_risk": risk, "test_risk": test}
-            )
+                {
+                    **certificate.row(record=True), **common, **here, "heat": None, "empirical_risk": risk,
+                    "test_risk": test,
+                }
+            )  # fmt: skip
     return rows
 
 

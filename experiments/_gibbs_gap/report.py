@@ -56,7 +56,7 @@ def _gibbs_rows(
             ):  # fmt: skip
                 rows.append(
                     {
-                        **certificate.row(),
+                        **certificate.row(record=True),
                         "test_risk": summaries[f"test_{functional}"].mean[index],
                         "r_hat": diagnostics[functional].r_hat[index],
                         "ess": diagnostics[functional].ess[index],
@@ -83,7 +83,7 @@ def _mean_field_rows(
                     best["risk_error"][seed] if chosen else trained["risk_error"][loss][seed, rung]
                 ),
             )  # fmt: skip
-            rows.append({**certificate.row(), "test_risk": trained["test_risk"][loss][seed, rung]})
+            rows.append({**certificate.row(record=True), "test_risk": trained["test_risk"][loss][seed, rung]})
         if "full_covariance" in trained:
             full = trained["full_covariance"]
             certificate = certificates.mean_field(
@@ -91,7 +91,7 @@ def _mean_field_rows(
                 delta=config.delta / 2, loss=loss, union=union, beta=trained["betas"][full["rung"][seed]],
                 draw_standard_error=full["risk_error"][loss][seed],
             )  # fmt: skip
-            rows.append({**certificate.row(), "method": "full_covariance", "test_risk": None})
+            rows.append({**certificate.row(record=True), "method": "full_covariance", "test_risk": None})
     gaps = []
     for rung, beta in enumerate(betas[1:]):
         risk, kl = trained["risk"][config.surrogate][seed, rung], trained["kl"][seed, rung]
@@ -124,7 +124,7 @@ def _test_set_row(config: Any, problem: Problem, position: np.ndarray, beta: flo
     certificate = certificates.test_set(
         round(float(named["test_zero_one"]) * count), n=count, delta=config.delta / 2, beta=beta, flag=flag or None
     )
-    return {**certificate.row(), "test_risk": named["test_zero_one"], "empirical_risk": named["zero_one"]}
+    return {**certificate.row(record=True), "test_risk": named["test_zero_one"], "empirical_risk": named["zero_one"]}
 
 
 def write(

@@ -71,13 +71,13 @@ def ais_free_energy(
     safe = weights - np.broadcast_to(np.asarray(slack, np.float64), weights.shape)
     estimate = importance_estimate(safe)
     neg_log_z, size = (np.asarray(x, np.float64) for x in (estimate.neg_log_z, estimate.effective_sample_size))
-    mean_energy = np.full(ladder.size, math.nan)
+    mean_energy, energies = np.full(ladder.size, math.nan), None
     if energy is not None:
         values = np.atleast_2d(np.asarray(energy, np.float64))
         if values.shape != weights.shape:
             raise ValueError(f"energy has shape {values.shape} for log_weights of shape {weights.shape}")
         shares = np.exp(weights - np.max(weights, axis=1, keepdims=True))
-        mean_energy = np.sum(shares * values, axis=1) / np.sum(shares, axis=1)
+        mean_energy, energies = np.sum(shares * values, axis=1) / np.sum(shares, axis=1), values.tolist()
 
     ledger = split_delta(
         delta, union=union, shares={"pac_bayes_kl": 1 - monte_carlo_share, "neg_log_z_upper": monte_carlo_share}
@@ -86,6 +86,13 @@ def ais_free_energy(
     # An energy in [0, 1] has Λ(b) in [0, b] whatever the weights say. The rounding of log-sum-exp is relative to M.
     rounding = 8 * EPS * (np.abs(neg_log_z) + weights.shape[1])
     high = np.clip(neg_log_z + rounding + price * (1 + 4 * EPS), 0.0, ladder)
+    listed = {
+        "betas": ladder.tolist(),
+        "log_weights": weights.tolist(),
+        "energies": energies,
+        "slacks": np.asarray(slack, np.float64).tolist(),
+        "monte_carlo_share": float(monte_carlo_share),
+    }
     values = np.asarray(bounds.free_energy(high, ladder, n=n, delta=ledger["pac_bayes_kl"]), np.float64)
     return [
         Certificate(
@@ -109,7 +116,9 @@ def ais_free_energy(
                 "effective_sample_size": float(size[j]),
                 "chains": int(weights.shape[1]),
                 "rungs_inspected": int(ladder.size),
+                "rung": j,
                 "union": int(union),
+                **listed,
             },
             standard_error=math.nan,
             flag=flag,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -40,6 +41,16 @@ def _on_host(statistics: SampleStatistics, size: int, name: str) -> Means:
     ess = np.divide(variance, error**2, out=np.zeros(size), where=(error > 0) & ~np.isnan(variance))
     # Antithetic draws can be worth more than independent ones; the certificates do not count on it.
     return Means(mean, error, np.minimum(ess, draws), chain_means, draws)
+
+
+def _kept(name: str, statistics: SampleStatistics, on_host: Means, reads: Sequence[str]) -> dict[str, Any]:
+    """Those statistics under their names in a certificate's ``inputs``."""
+    found = {
+        "variance": np.asarray(statistics.variance, np.float64),
+        "chain_means": on_host.chain_means,
+        "num_draws": on_host.num_draws,
+    }
+    return {f"{name}_{part}": found[part].tolist() for part in reads}
 
 
 def _flag(flags: Flags, k: int) -> str | None:
@@ -122,8 +133,13 @@ def certify(
     flags: Flags,
     monte_carlo_share: float,
     limit: Callable[..., Limits] | None,
+    reads: Sequence[str] = (),
+    risk_reads: Sequence[str] = (),
 ) -> list[Certificate]:
-    """One certificate a rung. ``limit`` makes the Monte-Carlo limits; None takes the estimates as exact."""
+    """One certificate a rung. ``limit`` makes the Monte-Carlo limits; None takes the estimates as exact.
+
+    ``reads`` and ``risk_reads`` are what the route takes from the statistics beyond means and standard errors.
+    """
     _checks.check_n(n)
     _checks.check_delta(delta)
     check_union(union)
@@ -172,14 +188,23 @@ def certify(
     errors = _plug_in_errors(ladder, heat, certified, middle, n=n, delta=event, dependent=energy.dependent_rungs)
 
     # The whole ladder, shared by all certificates: a copy of each one's own part would take K² numbers.
-    common = {
+    common: dict[str, Any] = {
         "betas": ladder.tolist(),
         "mean_energies": heat.mean.tolist(),
         "standard_errors": heat.standard_error.tolist(),
         "rungs_inspected": list(rungs),
         "union": int(union),
+        "flags": None if flags is None else [flag if isinstance(flag, str) else bool(flag) for flag in flags],
+        "dependent_rungs": bool(energy.dependent_rungs),
+        **_kept("energy", energy, heat, reads),
         **details,
     }
+    if limit is not None:
+        common["monte_carlo_share"] = float(monte_carlo_share)
+    if risk is not None and certified is not None:
+        common["risk_means"] = certified.mean.tolist()
+        common["risk_standard_errors"] = certified.standard_error.tolist()
+        common |= _kept("risk", risk, certified, risk_reads)
     certificates = []
     for k in range(1, ladder.size):
         inputs = {"rung": k, **common}

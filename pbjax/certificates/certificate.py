@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from pbjax import _checks
@@ -27,7 +28,7 @@ class Certificate:
       kl: estimated KL(posterior‖prior) in nats (trapezium for a Gibbs posterior); None where there is none.
       kl_low: lower end of its bracket in nats (right sum of the estimates); None where there is none.
       kl_high: upper end in nats: the value that the certificate uses (for gibbs_plugin the left sum of the estimates).
-      inputs: the plain numbers and lists that it was computed from.
+      inputs: the plain numbers and lists that it was computed from, all of them: ``recompute`` needs nothing else.
       standard_error: Monte-Carlo standard error of the plug-in value; NaN where it is not known.
       flag: what the diagnostics object to, in words; None when nothing.
     """
@@ -54,8 +55,11 @@ class Certificate:
         if abs(sum(self.delta_ledger.values()) - self.delta) > 1e-9 * self.delta:
             raise ValueError(f"delta_ledger {self.delta_ledger} must sum to delta = {self.delta}")
 
-    def row(self) -> dict[str, Any]:
+    def row(self, *, record: bool = False) -> dict[str, Any]:
         """The certificate under the column names of a results table (``inputs`` stay out).
+
+        Args:
+          record: whether to add ``record()`` as "record", from which ``pbjax.runs`` keeps the inputs beside the rows.
 
         Returns:
           dict with method, loss, beta, empirical_risk, kl, kl_low, kl_high, n, delta, certificate, assumption,
@@ -66,9 +70,79 @@ class Certificate:
           >>> test_set(10, n=100, delta=0.05).row()["method"]
           'test_set'
         """
-        columns = dataclasses.asdict(self)
-        del columns["inputs"]
-        return {"method": columns.pop("route"), "certificate": columns.pop("value"), **columns}
+        columns = {name: value for name, value in _fields(self).items() if name != "inputs"}
+        columns["delta_ledger"] = dict(self.delta_ledger)
+        row = {"method": columns.pop("route"), "certificate": columns.pop("value"), **columns}
+        return {**row, "record": self.record()} if record else row
+
+    def record(self) -> dict[str, Any]:
+        """Every field in a form that JSON holds bit for bit, for ``from_record`` and ``recompute``.
+
+        Returns:
+          dict of the fields; NaN and infinities, which JSON lacks, are the texts "NaN", "Infinity" and "-Infinity".
+
+        Example:
+          >>> from pbjax.certificates import test_set
+          >>> test_set(10, n=100, delta=0.05).record()["inputs"]
+          {'errors': 10.0, 'tail': 'binomial', 'union': 1}
+        """
+        return {name: _encode(value) for name, value in _fields(self).items()}
+
+
+_SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def _fields(certificate: Certificate) -> dict[str, Any]:
+    # Not dataclasses.asdict: it copies the inputs, which all rungs of a ladder share.
+    return {field.name: getattr(certificate, field.name) for field in dataclasses.fields(certificate)}
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, list):
+        return [_encode(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _encode(item) for name, item in value.items()}
+    return value
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, str):
+        return _SPECIAL.get(value, value)
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _decode(item) for name, item in value.items()}
+    return value
+
+
+def from_record(record: Mapping[str, Any]) -> Certificate:
+    """The certificate that ``Certificate.record`` wrote.
+
+    Args:
+      record: its fields, as they come out of JSON.
+
+    Returns:
+      The certificate, bit for bit.
+
+    Raises:
+      ValueError: a field is missing, unknown or out of range.
+
+    Example:
+      >>> from pbjax.certificates import test_set
+      >>> made = test_set(10, n=100, delta=0.05)
+      >>> from_record(made.record()) == made
+      True
+    """
+    names = [field.name for field in dataclasses.fields(Certificate)]
+    if set(names) != set(record):
+        different = ", ".join(sorted(set(names) ^ set(record)))
+        raise ValueError(f"not the record of a certificate: {different} missing or unknown; give what record() wrote")
+    try:
+        return Certificate(**{name: _decode(record[name]) for name in names})
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"not the record of a certificate ({error}); give what record() wrote") from None
 
 
 def as_value(x: float) -> float:

@@ -151,6 +151,8 @@ def gibbs_iid(
         flags=flags,
         monte_carlo_share=monte_carlo_share,
         limit=partial(unit_limits, by_chain=False),
+        reads=("num_draws",),
+        risk_reads=("num_draws",),
     )
 
 
@@ -210,6 +212,7 @@ def gibbs_asymptotic(
       pbjax reference note, PAC-Bayes certificates of the Gibbs posterior, section 2.3, route B.
     """
     rungs = "dependent in any way" if energy.dependent_rungs else "independent"
+    chain_means = ("chain_means",) if between_chains else ()
     source = "the spread between chains" if between_chains else f"effective sample sizes, rungs {rungs}"
     return certify(
         betas,
@@ -225,6 +228,8 @@ def gibbs_asymptotic(
         flags=flags,
         monte_carlo_share=monte_carlo_share,
         limit=partial(asymptotic_limits, by_chain=between_chains, dependent_rungs=bool(energy.dependent_rungs)),
+        reads=("variance", "num_draws", *chain_means),
+        risk_reads=chain_means or ("variance", "num_draws"),
     )
 
 
@@ -290,4 +295,6 @@ def gibbs_chains(
         flags=flags,
         monte_carlo_share=monte_carlo_share,
         limit=partial(unit_limits, by_chain=True),
+        reads=("chain_means",),
+        risk_reads=("chain_means",),
     )

@@ -133,6 +133,10 @@ def heat_single(
     own = ledger["heat"] / w.size
     if w.size > 1:
         ledger = {**ledger, "heat": own, "other_networks": ledger["heat"] - own}
+    listed = {
+        "heats": w.tolist(), "risks": q.tolist(), "slacks": s.tolist(),
+        "betas": None if betas is None else betas.tolist(),
+    }  # fmt: skip
     made = []
     for j, value in enumerate(risk_bounds(q, high, n=n, delta=own, parameter=parameter)):
         made.append(
@@ -151,8 +155,10 @@ def heat_single(
                     "heat": float(w[j]),
                     "slack": float(s[j]),
                     "networks_inspected": int(w.size),
+                    "network": j,
                     "union": int(union),
                     "parameter": parameter,
+                    **listed,
                 },
                 flag=flag,
             )
@@ -227,6 +233,7 @@ def heat_mean(
         beta=None if beta is None else float(np.asarray(beta)),
         empirical_risk=min(mean, 1.0) if not math.isnan(mean) else mean,
         inputs={"heat": mean_heat, "heats": w.tolist(), "slack": float(np.max(s)), "chains": int(w.size),
-                "union": int(union), "parameter": parameter},
+                "union": int(union), "parameter": parameter, "risks": q.tolist(), "slacks": s.tolist(),
+                "weights": None if shares is None else shares.tolist()},
         flag=flag,
     )  # fmt: skip

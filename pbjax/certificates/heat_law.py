@@ -79,7 +79,8 @@ def _law(
         empirical_risk=float(np.mean(q)),
         inputs={"heat": float(np.mean(w)), "heat_standard_error": error, "limit_heat": heat_high,
                 "limit_risk": risk_high, "slack": float(np.max(s)), "chains": int(m), "union": int(union),
-                "limit": "student_t" if asymptotic else limit},
+                "limit": "student_t" if asymptotic else limit, "heats": w.tolist(), "risks": q.tolist(),
+                "slacks": s.tolist(), "monte_carlo_share": float(monte_carlo_share)},
         flag=flag,
     )  # fmt: skip
 

@@ -96,7 +96,16 @@ def mean_field(
         kl=divergence,
         kl_low=divergence,
         kl_high=divergence,
-        inputs={"num_draws": int(num_draws), "limit_risk": float(np.asarray(risk_high)), "union": int(union)},
+        inputs={
+            "empirical_mean": mean,
+            "num_draws": int(num_draws),
+            "kl": divergence,
+            "limit_risk": float(np.asarray(risk_high)),
+            "draw_standard_error": float(np.asarray(draw_standard_error)),
+            "monte_carlo_share": float(monte_carlo_share),
+            "prior_data": prior_data,
+            "union": int(union),
+        },
         standard_error=error,
         flag=flag,
     )

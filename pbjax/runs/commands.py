@@ -1,5 +1,6 @@
-"""The command `pbjax`: what stands in run directories, and what differs between them.
+"""The command `pbjax`: what stands in run directories, what differs between them, and whether certificates hold up.
 
+pbjax verify runs/certify/0123456789ab
 pbjax runs list runs
 pbjax runs show runs/gibbs_gap/0123456789ab
 pbjax runs compare runs/gibbs_gap/0123456789ab runs/gibbs_gap/ba9876543210
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pbjax import runs
-from pbjax.runs import comparing, sweep
+from pbjax.runs import comparing, sweep, verifying
 from pbjax.runs.errors import fail
 
 _SHOWN = 40  # differing values of rows that `compare` lists
@@ -53,6 +54,14 @@ class CompareRuns:
     """Run directory."""
     timings: bool = False
     """Compare timings, too."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyRun:
+    """Recomputes every certificate of a run from its stored inputs: status 0 when none comes out higher, else 1."""
+
+    file: tyro.conf.Positional[Path]
+    """results.json, or the run directory."""
 
 
 def _console() -> Console:
@@ -163,7 +172,33 @@ def compare_runs(asked: CompareRuns) -> int:
     return 1
 
 
-COMMANDS: dict[tuple[str, str], tuple[type[Any], Callable[[Any], int]]] = {
+def verify_run(asked: VerifyRun) -> int:
+    """Prints the certificates of a run, stored and recomputed.
+
+    Args:
+        asked: what the command line says.
+
+    Returns:
+        Exit status 0 when every recomputed value equals the stored one or lies below it, and all else agrees; else 1.
+
+    Raises:
+        RunError: it is no file of results, or its certificates came without their inputs.
+    """
+    found, console = verifying.verify(asked.file), _console()
+    lines = [(v.row, v.route, v.loss, v.seed, v.stored, v.recomputed, v.verdict) for v in found]
+    names = ("row", "route", "loss", "seed", "stored", "recomputed", "recomputed is")
+    console.print(_plain_table(str(asked.file), names, lines))
+    wrong = [v for v in found if v.objection]
+    lower = sum(v.verdict == "lower" for v in found)
+    console.print(
+        f"{len(found)} certificates: {len(found) - lower - len(wrong)} equal bit for bit, {lower} lower, "
+        f"{len(wrong)} wrong"
+    )
+    return 1 if wrong else 0
+
+
+COMMANDS: dict[tuple[str, ...], tuple[type[Any], Callable[[Any], int]]] = {
+    ("verify",): (VerifyRun, verify_run),
     ("runs", "list"): (ListRuns, list_runs),
     ("runs", "show"): (ShowRun, show_run),
     ("runs", "compare"): (CompareRuns, compare_runs),
@@ -189,11 +224,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"  pbjax {name:<{width}}  {(kind.__doc__ or '').partition(':')[0]}")
         print("\n`pbjax COMMAND --help` lists the options of a command; experiments/launch.py starts many runs.")
         raise SystemExit(0 if words else 2)
-    name = (words[0], words[1] if len(words) > 1 else "")
-    if name not in COMMANDS:
+    name = next((name for name in COMMANDS if tuple(words[: len(name)]) == name), None)
+    if name is None:
         fail(f"pbjax {' '.join(words[:2])}: unknown command; choose one of {', '.join(known)}")
     kind, function = COMMANDS[name]
-    raise SystemExit(function(runs.parse_options(kind, words[2:], prog=f"pbjax {' '.join(name)}")))
+    raise SystemExit(function(runs.parse_options(kind, words[len(name) :], prog=f"pbjax {' '.join(name)}")))
 
 
 if __name__ == "__main__":

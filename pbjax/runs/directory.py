@@ -13,7 +13,7 @@ from pbjax.runs.atomic import json_bytes, remove_temporary_files, write_file, wr
 from pbjax.runs.config import config_hash, hashed_fields
 from pbjax.runs.errors import RunError
 from pbjax.runs.provenance import provenance
-from pbjax.runs.results import ROW_FIELDS, Field, check_rows, parquet_bytes
+from pbjax.runs.results import RECORDS, ROW_FIELDS, Field, check_rows, parquet_bytes, split_records
 
 _OWN_NAMES = {"config.json", "metrics.jsonl", "results.json", "results.parquet", "figures", "checkpoints"}
 
@@ -203,7 +203,9 @@ class RunDirectory:
         """Writes results.json and results.parquet; a failure leaves the earlier pair as it was.
 
         Args:
-          rows: mappings from column to value; `check_rows` says what is required.
+          rows: mappings from column to value; `check_rows` says what is required. The entry "record" of a row, the
+            `record()` of its certificate, is no column: it goes to the section "records", from which `pbjax verify`
+            recomputes the certificate.
           fields: the required columns.
           sections: further top-level entries of results.json, say {"ladder": [...]}.
 
@@ -211,15 +213,17 @@ class RunDirectory:
           ValueError: a row lacks a column or has a wrong type, or a section has a reserved name.
           OSError: the files cannot be written.
         """
+        rows, records = split_records(rows)
         checked = check_rows(rows, fields=fields)
         record = {"experiment": self.experiment, "config_hash": self.config_hash, "provenance": provenance()}
-        reserved = {*record, "rows"} & set(sections or {})
+        reserved = {*record, RECORDS, "rows"} & set(sections or {})
         if reserved:
             raise ValueError(f"sections may not be called {', '.join(sorted(reserved))}; choose other names")
+        more = {**dict(sections or {}), **({} if records is None else {RECORDS: records})}
         metadata = {"experiment": self.experiment, "config_hash": self.config_hash}
         write_files(
             {
-                self.path / "results.json": json_bytes({**record, **dict(sections or {}), "rows": checked}),
+                self.path / "results.json": json_bytes({**record, **more, "rows": checked}),
                 self.path / "results.parquet": parquet_bytes(checked, fields=fields, metadata=metadata),
             }
         )

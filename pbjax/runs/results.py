@@ -48,6 +48,12 @@ ROW_FIELDS: dict[str, Field] = {
 }
 """The columns of a row of certificates; `flag` is null when no diagnostic objects."""
 
+RECORD = "record"
+"""Entry of a row with what its certificate was computed from; not a column."""
+RECORDS = "records"
+"""The section of results.json that these entries go to."""
+
+_SHARED, _LONG = "shared", {str: 40, list: 4}
 _PARQUET = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64(), "ledger": pa.string()}
 
 
@@ -97,6 +103,74 @@ def check_rows(rows: Sequence[Mapping[str, Any]], *, fields: Mapping[str, Field]
                 raise ValueError(f"row {index}: {name} = {row[name]!r} must be of type {field.type}")
         plain_rows.append({name: given[name] for name in (*fields, *(key for key in given if key not in fields))})
     return plain_rows
+
+
+def split_records(rows: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """Takes what the rows' certificates were computed from out of the rows, for a section of its own.
+
+    Rows of one ladder share long lists, so each text or list of some length is kept once.
+
+    Args:
+      rows: mappings from column to value; under `RECORD` the `record()` of the row's certificate, where it has one.
+
+    Returns:
+      (the rows without that entry, {"shared": distinct long values, "rows": one record or null a row}), in which
+      {"shared": i} stands for the i-th of the long values; or (the rows, None) when no row has a record.
+
+    Example:
+      >>> rows, section = split_records([{"certificate": 0.2, "record": {"inputs": {"betas": [0.0, 1.0, 2.0, 3.0]}}}])
+      >>> rows, section
+      ([{'certificate': 0.2}], {'shared': [[0.0, 1.0, 2.0, 3.0]], 'rows': [{'inputs': {'betas': {'shared': 0}}}]})
+    """
+    shared: list[Any] = []
+    places: dict[str, int] = {}
+
+    def share(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: share(item) for name, item in value.items()}
+        if not isinstance(value, str | list) or len(value) < _LONG[type(value)]:
+            return value
+        text = json.dumps(value)
+        if text not in places:
+            places[text] = len(shared)
+            shared.append(value)
+        return {_SHARED: places[text]}
+
+    records = [None if row.get(RECORD) is None else share(row[RECORD]) for row in rows]
+    plain = [{name: value for name, value in row.items() if name != RECORD} for row in rows]
+    if all(record is None for record in records):
+        return plain, None
+    return plain, {_SHARED: shared, "rows": records}
+
+
+def join_records(section: Mapping[str, Any]) -> list[dict[str, Any] | None]:
+    """The records that `split_records` put into a section.
+
+    Args:
+      section: as it stands in results.json under `RECORDS`.
+
+    Returns:
+      One record or None a row.
+
+    Raises:
+      ValueError: it is not such a section.
+
+    Example:
+      >>> join_records({"shared": [[0.0, 1.0]], "rows": [None, {"betas": {"shared": 0}}]})
+      [None, {'betas': [0.0, 1.0]}]
+    """
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return (
+                section[_SHARED][value[_SHARED]] if set(value) == {_SHARED} else {k: whole(v) for k, v in value.items()}
+            )
+        return value
+
+    try:
+        return [whole(record) for record in section["rows"]]
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"{RECORDS} cannot be read as records of certificates ({type(error).__name__})") from None
 
 
 def parquet_bytes(

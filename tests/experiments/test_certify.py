@@ -18,6 +18,7 @@ from experiments import certify
 from experiments._certify import network
 from experiments._certify.problem import make_problem
 from pbjax.runs import ROW_FIELDS
+from pbjax.runs.verifying import verify
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ("--config", "smoke", "--log-level", "quiet")
@@ -92,6 +93,12 @@ def test_rows_are_points_of_the_curve(finished):
             assert point["certificate_if_stopped_here"] == pytest.approx(row["certificate"], rel=1e-12)
             # Two chains at every stop of each, and a thousand tries, share half of delta.
             assert row["delta_ledger"]["heat"] == pytest.approx(0.025 / (1000 * 2 * len(points)))
+
+
+def test_every_certificate_is_had_again_from_its_inputs(finished):
+    found = verify(finished[0])
+    assert len(found) == len(record_of(finished[0])["rows"])
+    assert {verdict.verdict for verdict in found} == {"equal"}
 
 
 def test_the_saved_networks_are_the_certified_ones(finished):

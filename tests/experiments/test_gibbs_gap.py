@@ -11,6 +11,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from pbjax.runs import ROW_FIELDS
+from pbjax.runs.verifying import verify
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
@@ -78,6 +79,12 @@ def test_seeds_differ_and_routes_are_ordered(finished):
         # The plug-in value spends nothing on Monte-Carlo limits and takes the trapezium: never above a route.
         for route in ("gibbs_iid", "gibbs_asymptotic", "gibbs_chains"):
             assert (values("gibbs_plugin", seed) <= values(route, seed) + 1e-12).all()
+
+
+def test_every_certificate_is_had_again_from_its_inputs(finished):
+    found = verify(finished[0])
+    assert len(found) == len(rows_of(finished[0]))
+    assert {verdict.verdict for verdict in found} == {"equal"}
 
 
 def test_failed_diagnostics_are_flagged_with_a_warning_and_status_zero(finished):

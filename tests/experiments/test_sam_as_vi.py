@@ -15,6 +15,7 @@ from experiments._sam_as_vi.groups import make_group
 from experiments._sam_as_vi.methods import METHODS, Hyper, gradients_per_step
 from experiments._sam_as_vi.training import init_replicas, make_chunk
 from pbjax.runs import load_configs
+from pbjax.runs.verifying import verify
 
 CONFIG = dataclasses.replace(smoke, epochs=2.0, log_level="quiet")
 
@@ -179,6 +180,9 @@ def test_smoke_config_from_the_command_line_resumes_and_leaves_everything(tmp_pa
         assert row["sharpness_worst"] > 0
         assert (row["averaged_nll"] is not None) == (row["method"] == "mean_field")
     assert len([row for row in rows if row["stage"] == "curve_radius"]) == 4
+    assert [(verdict.stored, verdict.verdict) for verdict in verify(out)] == [
+        (row["certificate"], "equal") for row in rows if row["certificate"] is not None
+    ]
     assert "inside compiled code" in (out / "summary.md").read_text()
     for name in ("learning_curves", "reliability", "sharpness", "radius"):
         assert (out / "figures" / f"{name}.png").stat().st_size > 5000
