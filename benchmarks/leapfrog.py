@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pbjax import precision
 from pbjax.losses import smooth_bounded_cross_entropy
 from pbjax.models import mlp
 from pbjax.posteriors import fan_in_prior
@@ -114,7 +115,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--widths", type=int, nargs="+", default=[196, 50, 10])
     arguments = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
+    precision.make_exact_the_default()
     print(
         json.dumps({"jax": jax.__version__, "device": jax.devices()[0].device_kind, "machine": platform.machine()}),
         flush=True,

@@ -28,9 +28,10 @@ import numpy as np
 from experiments._certify import report
 from experiments._certify.problem import make_parts, make_problem, train_centre
 from experiments._certify.schedule import frozen_schedule, work
-from pbjax import runs
+from pbjax import precision, runs
 from pbjax.certify import Stop, Target, advance, begin, pilot_rows
 from pbjax.posteriors.energy import Rows
+from pbjax.precision import force_of
 from pbjax.runs.progress import Progress, format_seconds
 from pbjax.sampling import AnnealingSchedule, PathState
 
@@ -47,7 +48,7 @@ def measure_gradient(config: Any, target: Target, *, at_least: float = 1.0) -> f
     """Seconds of one gradient of all chains together, by itself: in a loop, like the chains' own."""
 
     def loop(z: jax.Array, rows: Rows, repeats: jax.Array) -> jax.Array:
-        gradient = jax.vmap(jax.grad(lambda x: target.energy(x, rows)))
+        gradient = jax.vmap(jax.grad(force_of(target.on(rows))))
         return jax.lax.fori_loop(0, repeats, lambda _, z: z - 1e-3 * gradient(z), z)
 
     z = jax.random.normal(jax.random.key(0), (len(config.seeds), target.dimension), jnp.float32)
@@ -139,7 +140,7 @@ def run(config: Any, out: Path) -> None:
 @runs.command_line_errors()
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    jax.config.update("jax_enable_x64", True)
+    precision.make_exact_the_default()
     config, out = runs.parse(NAME, runs.load_configs(CONFIGS), argv, default="digits")
     run(config, out)
 

@@ -30,7 +30,7 @@ from experiments._fine_tuning.measuring import measure
 from experiments._fine_tuning.methods import make_method
 from experiments._fine_tuning.problem import divergence, make_pretraining, make_problem, transformed
 from experiments._fine_tuning.rows import rows
-from pbjax import formal, runs
+from pbjax import formal, precision, runs
 from pbjax.runs.progress import Progress
 
 NAME = "fine_tuning"
@@ -137,7 +137,7 @@ def run(config: Any, out: Path) -> None:
 @runs.command_line_errors()
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    jax.config.update("jax_enable_x64", True)
+    precision.make_exact_the_default()
     config, out = runs.parse(NAME, runs.load_configs(CONFIGS), argv, default="default")
     run(config, out)
 

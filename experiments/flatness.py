@@ -19,11 +19,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import jax
 
 from experiments._flatness import figure, surfaces
 from experiments._flatness.minima import Point, critical_points, minima
-from pbjax import runs
+from pbjax import precision, runs
 from pbjax.runs.atomic import write_file
 from pbjax.runs.results import Field
 
@@ -111,7 +110,7 @@ def run(config: Any, out: Path) -> None:
 @runs.command_line_errors()
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    jax.config.update("jax_enable_x64", True)
+    precision.make_exact_the_default()
     config, out = runs.parse(NAME, runs.load_configs(CONFIGS), argv, default="figure")
     run(config, out)
 

@@ -28,7 +28,8 @@ import numpy as np
 
 from experiments._gibbs_gap import mean_field, report, rosenbrock
 from experiments._gibbs_gap.problem import FUNCTIONALS, Problem, make_problem
-from pbjax import evidence, runs
+from pbjax import evidence, precision, runs
+from pbjax.precision import bind, force_of
 from pbjax.runs.mesh import replica_mesh, replicate, shard_replicas
 from pbjax.runs.progress import Progress, format_seconds
 from pbjax.sampling import (
@@ -84,7 +85,7 @@ def measure_gradient(config: Any, problem: Problem) -> float:
     """Seconds of one gradient of one replica, measured at the size of the ladder."""
     replicas = (config.rungs - 1) * config.chains * len(config.seeds)
     z = jax.random.normal(jax.random.key(0), (replicas, problem.whitening.dimension), jnp.float32)
-    gradient = jax.jit(lambda z, data: jax.vmap(jax.grad(lambda x: problem.energy(x, data)))(z))
+    gradient = jax.jit(lambda z, data: jax.vmap(jax.grad(force_of(bind(problem.energy, data))))(z))
     jax.block_until_ready(gradient(z, problem.data))
     begin = time.perf_counter()
     jax.block_until_ready(gradient(z, problem.data))
@@ -115,7 +116,7 @@ def make_walk(config: Any, problem: Problem) -> Any:
         state, trace = anneal_chunk(
             state,
             jax.lax.dynamic_slice_in_dim(betas, index, 1),
-            energy=lambda z: problem.energy(z, data),
+            energy=bind(problem.energy, data),
             settings=settings(config),
             moves=config.pilot_moves,
         )
@@ -193,7 +194,7 @@ def adapt(
             key,
             z,
             betas=betas,
-            energy=lambda x: problem.energy(x, data),
+            energy=bind(problem.energy, data),
             step_sizes=jnp.exp(jnp.asarray(ladder["log_steps"])),
             num_functionals=len(FUNCTIONALS),
             inverse_mass=jnp.asarray(ladder["inverse_mass"]),
@@ -203,7 +204,7 @@ def adapt(
 
     def chunk(state: LadderState, betas: jax.Array, data: Any) -> tuple[LadderState, Any]:
         return adapt_chunk(
-            state, betas, energy=lambda z: problem.energy(z, data), settings=settings(config),
+            state, betas, energy=bind(problem.energy, data), settings=settings(config),
             moves=config.moves_per_chunk, total_moves=config.adapt_moves,
         )  # fmt: skip
 
@@ -229,7 +230,7 @@ def sample(
 
     def chunk(state: LadderState, betas: jax.Array, data: Any) -> tuple[LadderState, Any]:
         state, (draws, _) = sample_chunk(
-            state, betas, energy=lambda z: problem.energy(z, data), observe=lambda z: problem.observe(z, data),
+            state, betas, energy=bind(problem.energy, data), observe=lambda z: problem.observe(z, data),
             settings=settings(config), draws=config.moves_per_chunk,
         )  # fmt: skip
         return state, draws
@@ -297,7 +298,7 @@ def run(config: Any, out: Path) -> None:
                         key,
                         z,
                         beta=betas[0],
-                        energy=lambda x: problem.energy(x, data),
+                        energy=bind(problem.energy, data),
                         step_size=1.5 / dimension**0.25,
                     )
                 )(
@@ -334,7 +335,7 @@ def run(config: Any, out: Path) -> None:
 @runs.command_line_errors()
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    jax.config.update("jax_enable_x64", True)
+    precision.make_exact_the_default()
     config, out = runs.parse(NAME, runs.load_configs(CONFIGS), argv, default="digits")
     if hasattr(config, "curvature"):
         rosenbrock.run(config, out)

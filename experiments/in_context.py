@@ -40,7 +40,7 @@ from experiments._in_context.training import (
     make_scores,
     make_training,
 )
-from pbjax import runs
+from pbjax import precision, runs
 from pbjax.formal import hmm
 from pbjax.runs.mesh import replica_mesh, shard_replicas
 from pbjax.runs.progress import Progress
@@ -172,7 +172,7 @@ def quick_compile(on: bool) -> Iterator[None]:
 @runs.command_line_errors()
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    jax.config.update("jax_enable_x64", True)
+    precision.make_exact_the_default()
     config, out = runs.parse(NAME, runs.load_configs(CONFIGS), argv, default="default")
     with quick_compile(config.quick_compile):
         run(config, out)

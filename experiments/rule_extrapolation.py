@@ -31,7 +31,7 @@ from experiments._rule_extrapolation.measuring import make_measure
 from experiments._rule_extrapolation.problem import Problem, make_model, make_problem
 from experiments._rule_extrapolation.results import history, rows
 from experiments._rule_extrapolation.training import init_replicas, make_chunk, make_training
-from pbjax import runs
+from pbjax import precision, runs
 from pbjax.runs.mesh import replica_mesh, shard_replicas
 from pbjax.runs.progress import Progress
 
@@ -126,7 +126,7 @@ def run(config: Any, out: Path) -> None:
 @runs.command_line_errors()
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    jax.config.update("jax_enable_x64", True)
+    precision.make_exact_the_default()
     config, out = runs.parse(NAME, runs.load_configs(CONFIGS), argv, default="small")
     run(config, out)
 

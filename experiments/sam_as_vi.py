@@ -31,7 +31,7 @@ from experiments._sam_as_vi.groups import Group, study_groups, tuning_groups
 from experiments._sam_as_vi.methods import METHODS, Hyper, Setting, gradients_per_step
 from experiments._sam_as_vi.problem import make_problem
 from experiments._sam_as_vi.training import ARRAYS, Plan, Problem, init_replicas, make_chunk, plan
-from pbjax import optim, runs
+from pbjax import optim, precision, runs
 from pbjax.runs.mesh import replica_mesh, replicate, shard_replicas
 from pbjax.runs.progress import Progress
 
@@ -243,7 +243,7 @@ def run(config: Any, out: Path) -> None:
 @runs.command_line_errors()
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    jax.config.update("jax_enable_x64", True)
+    precision.make_exact_the_default()
     config, out = runs.parse(NAME, runs.load_configs(CONFIGS), argv, default="mnist_mlp")
     run(config, out)
 

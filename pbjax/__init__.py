@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pbjax import models as models
     from pbjax import optim as optim
     from pbjax import posteriors as posteriors
+    from pbjax import precision as precision
     from pbjax import runs as runs
     from pbjax import sampling as sampling
     from pbjax import sharpness as sharpness
@@ -44,6 +45,7 @@ __all__ = [
     "models",
     "optim",
     "posteriors",
+    "precision",
     "runs",
     "sampling",
     "sharpness",

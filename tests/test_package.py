@@ -24,7 +24,7 @@ ROOM_MAY_IMPORT = {
     "bounds": set(),
     "calibration": set(),
     "certificates": {"bounds", "evidence"},
-    "certify": {"certificates", "losses", "posteriors", "sampling"},
+    "certify": {"certificates", "losses", "posteriors", "precision", "sampling"},
     "data": set(),
     "evidence": set(),
     "formal": {"losses", "models", "optim"},
@@ -32,9 +32,10 @@ ROOM_MAY_IMPORT = {
     "models": set(),
     "optim": {"posteriors"},
     "posteriors": {"losses", "bounds"},
+    "precision": set(),
     "runs": {"certificates"},  # `pbjax verify` recomputes them
     "sharpness": set(),
-    "sampling": {"posteriors", "evidence"},  # its diagnostics end in evidence.SampleStatistics
+    "sampling": {"posteriors", "evidence", "precision"},  # its diagnostics end in evidence.SampleStatistics
 }
 
 # A package that only some places may import: the rest of pbjax works, and starts fast, without it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from pbjax.precision import Matmul
 from pbjax.runs import RunOptions, require, require_at_least, require_positive, require_seeds
 from pbjax.sampling import plan_pilot
 
@@ -88,8 +89,8 @@ class Certify(RunOptions):
     """Parts of the run: checkpoints, progress and points of the curves stand between them."""
     rows_per_chunk: int = 2000
     """Rows of data in memory at once with their activations, for all seeds."""
-    matmul_precision: Literal["default", "bfloat16", "tensorfloat32", "float32"] = "float32"
-    """Precision of matrix products on an accelerator; L is what the program computes, so any is sound."""
+    matmul_precision: Matmul = "float32"
+    """Of the matrix products behind leapfrog steps, on an accelerator; L, heat and certificates: float32."""
 
     def validate(self) -> None:
         """Refuses values that no run could use."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from pbjax.runs import RunOptions, require, require_at_least, require_positive, require_seeds
+from pbjax.precision import Matmul
+from pbjax.runs import HASHED_IF_CHANGED, RunOptions, require, require_at_least, require_positive, require_seeds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,8 @@ class GibbsGap(RunOptions):
     """Neighbouring rungs of a chain offer each other their states after every move (deterministic even-odd swaps)."""
     jitter: float = 0.2
     """Each move draws its step size from step * [1 - jitter, 1 + jitter]."""
+    matmul_precision: Matmul = dataclasses.field(default="float32", metadata=HASHED_IF_CHANGED)
+    """Of the matrix products behind leapfrog steps, on an accelerator; accept steps and all else: float32."""
     target_acceptance: float = 0.8
     """Acceptance that the step sizes are tuned to before they are frozen."""
     pilot_rungs: int = 24

@@ -116,12 +116,11 @@ def make_parts(config: Any, problem: Problem, centre: Any | None) -> tuple[Targe
         centre=None if centre is None else jax.tree.map(jnp.asarray, centre),
     )  # fmt: skip
     data, model = problem.dataset, problem.model
-    precision = None if config.matmul_precision == "default" else config.matmul_precision
 
     def of_rows(rows: np.ndarray) -> Target:
         return make_target(
             model.apply, prior, data.train_inputs[rows], data.train_labels[rows], surrogate=problem.surrogate,
-            rows_per_chunk=config.rows_per_chunk, columns=model.columns, matmul_precision=precision,
+            rows_per_chunk=config.rows_per_chunk, columns=model.columns, matmul_precision=config.matmul_precision,
         )  # fmt: skip
 
     target = of_rows(problem.certified)

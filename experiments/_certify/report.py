@@ -26,10 +26,11 @@ FIELDS = {
     "acceptance": Field("number", nullable=True),
     "tries": Field("integer"),
     "prior_rows": Field("integer"),
+    "matmul_precision": Field("text"),
 }
 """Columns of a row: `seed` is null where a certificate is of all networks; `heat` is W, its mean, or null (importance
 weights, held-out bound); `stop` is the end of the chains or the best stop of a chain; `prior_rows` are training rows
-that the prior saw and `n` the ones certified."""
+that the prior saw and `n` the ones certified; `matmul_precision` is that of leapfrog steps, all else being float32."""
 
 
 def num_stops(config: Any, beta: np.ndarray) -> int:
@@ -79,7 +80,7 @@ def make_rows(
     losses = {"zero_one": "zero_one", config.surrogate: "surrogate"}
     common = {
         "pilot_gradients": chosen["gradients"], "pilot_rows": chosen["rows"], "tries": config.tries,
-        "prior_rows": len(problem.prior_rows),
+        "prior_rows": len(problem.prior_rows), "matmul_precision": config.matmul_precision,
         "seconds": chosen["seconds"] + made["seconds"], "r_hat": None, "ess": None,
     }  # fmt: skip
     rows: list[dict[str, Any]] = []

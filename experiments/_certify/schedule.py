@@ -68,14 +68,14 @@ def frozen_schedule(
     @jax.jit
     def begin(key: jax.Array, size: jax.Array, rows: Rows) -> PilotState:
         return init_pilot(
-            key, energy=lambda z: quick.energy(z, rows), dimension=quick.dimension, chains=config.pilot_chains,
+            key, energy=quick.on(rows), dimension=quick.dimension, chains=config.pilot_chains,
             step_size=size,
         )  # fmt: skip
 
     @partial(jax.jit, donate_argnums=0)
     def chunk(state: PilotState, betas: jax.Array, rows: Rows) -> tuple[PilotState, PilotTrace]:
         return pilot_chunk(
-            state, betas, energy=lambda z: quick.energy(z, rows), moves=moves,
+            state, betas, energy=quick.on(rows), moves=moves,
             num_integration_steps=passes.num_integration_steps, target_acceptance=config.target_acceptance,
         )  # fmt: skip
 

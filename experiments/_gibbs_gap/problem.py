@@ -15,6 +15,7 @@ from pbjax.models import Model, mlp
 from pbjax.posteriors import Gaussian, fan_in_prior
 from pbjax.posteriors.energy import ExampleLoss, Rows, chunk_rows, energy, mean_losses
 from pbjax.posteriors.gibbs import Whitening, whiten
+from pbjax.precision import EXACT, with_fast_forces, with_matmul
 
 FUNCTIONALS = ("energy", "zero_one", "test_energy", "test_zero_one", "test_log_likelihood")
 
@@ -30,7 +31,7 @@ class Problem(NamedTuple):
         surrogate: per-example loss whose mean is the energy.
         losses: per-example losses that are certified, by name: the surrogate and "zero_one".
         data: training and test rows in chunks.
-        energy: (z, data) -> L.
+        energy: (z, data) -> L; its forces may be fast (`pbjax.precision`).
         observe: (z, data) -> values of `FUNCTIONALS`, float64 [F].
     """
 
@@ -87,4 +88,7 @@ def make_problem(config: Any) -> Problem:
         return jnp.stack([train["energy"], train["zero_one"], test["energy"], test["zero_one"], -test["cross_entropy"]])
 
     named = {config.surrogate: surrogate, "zero_one": losses.zero_one}
-    return Problem(dataset, model, prior, whitening, surrogate, named, data, energy_of, observe)
+    return Problem(
+        dataset, model, prior, whitening, surrogate, named, data,
+        with_fast_forces(energy_of, config.matmul_precision), with_matmul(EXACT, observe),
+    )  # fmt: skip

@@ -161,7 +161,8 @@ def write(
         for row in mean_field:
             row.update(seconds=trained["seconds"], r_hat=None, ess=None)
         held_out.update(seconds=None, r_hat=None, ess=None)
-        rows += [{**row, "seed": seed} for row in (*gibbs, *mean_field, held_out)]
+        same = {"seed": seed, "matmul_precision": config.matmul_precision}
+        rows += [{**row, **same} for row in (*gibbs, *mean_field, held_out)]
         gaps += [{"seed": seed, **entry} for entry in gap]
         for rung, beta in enumerate(betas):
             rungs.append(

@@ -18,6 +18,7 @@ from pbjax.certify.schedules import pilot_rows, pilot_schedule
 from pbjax.certify.target import SURROGATE, make_target
 from pbjax.posteriors import Gaussian
 from pbjax.posteriors.energy import Apply, ExampleLoss, Rows
+from pbjax.precision import EXACT, Matmul
 from pbjax.sampling import AnnealingSchedule
 
 
@@ -65,7 +66,7 @@ def by_annealing(
     schedule: AnnealingSchedule | None = None,
     rows_per_chunk: int = 2000,
     columns: Any = None,
-    matmul_precision: str | None = None,
+    matmul_precision: Matmul = EXACT,
 ) -> Certified:
     """Train by annealing and certify what comes out: no held-out rows, no assumption that chains have converged.
 

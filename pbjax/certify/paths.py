@@ -66,7 +66,7 @@ def begin(keys: jax.Array, target: Target, rows: Rows) -> PathState:
     """
 
     def one(key: jax.Array) -> PathState:
-        return init_paths(key, chains=1, dimension=target.dimension, energy=lambda z: target.energy(z, rows))
+        return init_paths(key, chains=1, dimension=target.dimension, energy=target.on(rows))
 
     return jax.vmap(one, out_axes=_PER_CHAIN)(keys)
 
@@ -98,7 +98,7 @@ def advance(
 
     def one(state: PathState) -> tuple[PathState, jax.Array, jax.Array]:
         state, trace = path_chunk(
-            state, schedule, energy=lambda z: target.energy(z, rows), moves=moves, jitter=jitter
+            state, schedule, energy=target.on(rows), moves=moves, jitter=jitter
         )  # fmt: skip
         return state, jnp.nanmean(trace.acceptance), jnp.sum(trace.is_divergent)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from pbjax import losses
 from pbjax.posteriors import Gaussian
 from pbjax.posteriors.energy import Apply, ExampleLoss, Rows, chunk_rows, energy, mean_losses
 from pbjax.posteriors.gibbs import whiten
+from pbjax.precision import EXACT, Matmul, bind, with_fast_forces, with_matmul
 
 SURROGATE = partial(losses.smooth_bounded_cross_entropy, ceiling=4.0)
 
@@ -26,7 +26,7 @@ class Target(NamedTuple):
         n: number of rows; the prior knows none of them.
         rows: the rows in chunks; arguments of `energy` and `risks`, so that a compiled program holds no copy.
         to_params: z float32 [d] -> parameters, the prior being N(0, I) in z.
-        energy: (z, rows) -> L, the mean surrogate, float64 under x64.
+        energy: (z, rows) -> L, the mean surrogate, float64 under x64; its forces may be fast (`pbjax.precision`).
         risks: (z, rows) -> {"surrogate": mean surrogate, "zero_one": mean 0-1 error}, one forward pass, over any rows.
     """
 
@@ -36,6 +36,17 @@ class Target(NamedTuple):
     to_params: Callable[[jax.Array], Any]
     energy: Callable[[jax.Array, Rows], jax.Array]
     risks: Callable[[jax.Array, Rows], dict[str, jax.Array]]
+
+    def on(self, rows: Rows) -> Callable[[jax.Array], jax.Array]:
+        """The energy on some rows, as `pbjax.sampling` takes it.
+
+        Args:
+            rows: `Target.rows`, traced where a compiled program is not to hold a copy.
+
+        Returns:
+            z [d] -> L.
+        """
+        return bind(self.energy, rows)
 
 
 def make_target(
@@ -47,7 +58,7 @@ def make_target(
     surrogate: ExampleLoss = SURROGATE,
     rows_per_chunk: int = 2000,
     columns: Any = None,
-    matmul_precision: str | None = None,
+    matmul_precision: Matmul = EXACT,
 ) -> Target:
     """Join a network, a prior and rows.
 
@@ -60,14 +71,15 @@ def make_target(
         rows_per_chunk: rows that are in memory at once with their activations, for all chains; 500 to 4,000 suits CPUs,
             10,000 and more an accelerator.
         columns: `Model.columns` of a network of `pbjax.models` that has them: the same function, faster.
-        matmul_precision: a name that `jax.default_matmul_precision` knows, such as "float32" or "tensorfloat32"; None
-            leaves it to the caller. Any will do: L is what the program computes, the same before and after a move.
+        matmul_precision: of the matrix products behind leapfrog steps, on an accelerator: "float32", "tensorfloat32" or
+            "bfloat16". L, its heat and the risks are float32 whatever it is (`pbjax.precision`).
 
     Returns:
         A `Target`.
 
     Raises:
-        ValueError: no rows, lengths that differ, a chunk size below 1, or a prior whose two trees differ in shape.
+        ValueError: no rows, lengths that differ, a chunk size below 1, a prior whose two trees differ in shape, or an
+            unknown precision.
 
     Example:
         >>> import jax.numpy as jnp
@@ -87,18 +99,16 @@ def make_target(
     else:
         mean_surrogate = energy(columns.apply, surrogate, columns=True, prepare=columns.prepare)
 
-    def precision() -> AbstractContextManager[Any]:
-        return nullcontext() if matmul_precision is None else jax.default_matmul_precision(matmul_precision)
-
     def energy_of(z: jax.Array, rows: Rows) -> jax.Array:
-        with precision():
-            return mean_surrogate(whitening.to_params(z), rows=rows)
+        return mean_surrogate(whitening.to_params(z), rows=rows)
 
     def risks(z: jax.Array, rows: Rows) -> dict[str, jax.Array]:
         params = whitening.to_params(z)
-        with precision():
-            if columns is None:
-                return mean_losses(apply, certified, params, rows=rows)
-            return mean_losses(columns.apply, certified, columns.prepare(params), rows=rows, columns=True)
+        if columns is None:
+            return mean_losses(apply, certified, params, rows=rows)
+        return mean_losses(columns.apply, certified, columns.prepare(params), rows=rows, columns=True)
 
-    return Target(whitening.dimension, int(rows.count), rows, whitening.to_params, energy_of, risks)
+    return Target(
+        whitening.dimension, int(rows.count), rows, whitening.to_params, with_fast_forces(energy_of, matmul_precision),
+        with_matmul(EXACT, risks),
+    )  # fmt: skip

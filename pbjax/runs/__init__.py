@@ -3,7 +3,7 @@
 from pbjax.runs import comparing, figures, launching, sweep
 from pbjax.runs.checkpoint import Checkpoint, CheckpointStore
 from pbjax.runs.command_line import parse, parse_options
-from pbjax.runs.config import NOT_HASHED, Configs, RunOptions, config_hash, load_configs
+from pbjax.runs.config import HASHED_IF_CHANGED, NOT_HASHED, Configs, RunOptions, config_hash, load_configs
 from pbjax.runs.directory import MetricsLog, RunDirectory
 from pbjax.runs.errors import Interrupted, RunError, command_line_errors
 from pbjax.runs.loop import LoopTiming, Phase, Phases, inside_share, run_chunks
@@ -24,6 +24,7 @@ from pbjax.runs.tables import format_value, markdown_table, print_results
 from pbjax.runs.validation import require, require_at_least, require_positive, require_seeds
 
 __all__ = [
+    "HASHED_IF_CHANGED",
     "NOT_HASHED",
     "ROW_FIELDS",
     "Checkpoint",

@@ -20,6 +20,10 @@ Config = TypeVar("Config")
 NOT_HASHED: Mapping[str, Any] = types.MappingProxyType({"hash": False})
 """Field metadata for what does not change the results: `dataclasses.field(default=None, metadata=NOT_HASHED)`."""
 
+HASHED_IF_CHANGED: Mapping[str, Any] = types.MappingProxyType({"hash": "if changed"})
+"""Field metadata for a field with a default that came after runs were recorded: at its default it leaves hashes as they
+were."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -30,6 +34,8 @@ class RunOptions:
       data_dir: folder of data sets.
       log_level: how much is said while it runs.
       checkpoint_seconds: shortest time between two checkpoints · seconds · >= 0.
+      profile: whether a trace of one chunk of every phase is written.
+      mirror: where the lines of metrics.jsonl are shown, too.
     """
 
     out: Path | None = dataclasses.field(default=None, metadata=NOT_HASHED)
@@ -40,6 +46,11 @@ class RunOptions:
     """quiet prints results and warnings only; info adds progress; debug adds what was restored and saved."""
     checkpoint_seconds: float = dataclasses.field(default=30.0, metadata=NOT_HASHED)
     """Shortest time between two checkpoints in seconds; 0 saves after every chunk."""
+    profile: bool = dataclasses.field(default=False, metadata=NOT_HASHED)
+    """Write a JAX trace of one chunk of every phase to <out>/profile/<phase>, for TensorBoard or Perfetto."""
+    mirror: tuple[Literal["tensorboard", "wandb"], ...] = dataclasses.field(default=(), metadata=NOT_HASHED)
+    """Show the lines of metrics.jsonl there, too: tensorboard writes event files to <out>/tensorboard, wandb takes its
+    project from WANDB_PROJECT. Each needs its extra, for example pip install 'pbjax[tensorboard]'."""
 
 
 class Configs(dict[str, Any]):
@@ -122,6 +133,11 @@ def _canonical(value: Any, hint: Any) -> Any:
     return value
 
 
+def _counts(field: dataclasses.Field[Any], value: Any) -> bool:
+    how = field.metadata.get("hash", True)
+    return value != field.default if how == HASHED_IF_CHANGED["hash"] else bool(how)
+
+
 def hashed_fields(config: Any) -> dict[str, Any]:
     """The fields of a config that its results depend on, in plain form.
 
@@ -129,13 +145,14 @@ def hashed_fields(config: Any) -> dict[str, Any]:
       config: a dataclass instance.
 
     Returns:
-      name -> plain value, without the fields whose metadata says `{"hash": False}`.
+      name -> plain value, without the fields whose metadata says `NOT_HASHED`, and without those of `HASHED_IF_CHANGED`
+      that stand at their default.
     """
     hints = typing.get_type_hints(type(config))
     return {
         field.name: to_plain(_canonical(getattr(config, field.name), hints.get(field.name)))
         for field in dataclasses.fields(config)
-        if field.metadata.get("hash", True)
+        if _counts(field, getattr(config, field.name))
     }
 
 

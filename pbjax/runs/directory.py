@@ -12,10 +12,20 @@ from typing import IO, Any
 from pbjax.runs.atomic import json_bytes, remove_temporary_files, write_file, write_files
 from pbjax.runs.config import config_hash, hashed_fields
 from pbjax.runs.errors import RunError
+from pbjax.runs.mirrors import Mirror, check_mirrors, open_mirror
 from pbjax.runs.provenance import provenance
 from pbjax.runs.results import RECORDS, ROW_FIELDS, Field, check_rows, parquet_bytes, split_records
 
-_OWN_NAMES = {"config.json", "metrics.jsonl", "results.json", "results.parquet", "figures", "checkpoints"}
+_OWN_NAMES = {
+    "config.json",
+    "metrics.jsonl",
+    "results.json",
+    "results.parquet",
+    "figures",
+    "checkpoints",
+    "tensorboard",
+    "profile",
+}
 
 
 class MetricsLog:
@@ -23,15 +33,27 @@ class MetricsLog:
 
     Args:
       path: the file; made when the first line comes. A torn last line, left by a kill, is cut off.
+      mirrors: what shows its lines elsewhere.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, mirrors: Sequence[Mirror] = ()) -> None:
         self.path = path
+        self._mirrors = mirrors
         if path.exists():
             data = path.read_bytes()
             whole = data.rfind(b"\n") + 1
             if whole != len(data):
                 os.truncate(path, whole)
+        self._show()
+
+    def _show(self) -> None:
+        for mirror in self._mirrors:
+            mirror.begin(self)
+
+    def close(self) -> None:
+        """Ends the mirrors."""
+        for mirror in self._mirrors:
+            mirror.close()
 
     @property
     def position(self) -> int:
@@ -54,6 +76,8 @@ class MetricsLog:
         line = json_bytes(dict(metrics), indent=None)
         with open(self.path, "ab") as file:
             file.write(line)
+        for mirror in self._mirrors:
+            mirror.append(json.loads(line))
 
     def rewind(self, position: int) -> None:
         """Drops every line after a position, which will be computed again.
@@ -63,6 +87,7 @@ class MetricsLog:
         """
         if self.path.exists() and self.path.stat().st_size > position:
             os.truncate(self.path, position)
+            self._show()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The lines as dictionaries; a torn last line is left out."""
@@ -86,6 +111,7 @@ class RunDirectory:
       path: the directory.
       experiment: name of the experiment.
       config_hash: 12 hexadecimal digits.
+      profile: whether every phase writes a trace of one of its chunks to profile/<phase>.
       metrics: the `MetricsLog` of metrics.jsonl.
 
     Raises:
@@ -107,6 +133,8 @@ class RunDirectory:
         self.path = Path(path)
         self.experiment = experiment
         self.config_hash = config_hash(config)
+        self.profile = bool(getattr(config, "profile", False))
+        check_mirrors(getattr(config, "mirror", ()))
         self._refuse_foreign(config)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = self._take_lock()
@@ -115,7 +143,9 @@ class RunDirectory:
             if not (self.path / "config.json").exists():
                 record = {"experiment": experiment, "config_hash": self.config_hash, "config": hashed_fields(config)}
                 write_file(self.path / "config.json", json_bytes(record))
-            self.metrics = MetricsLog(self.path / "metrics.jsonl")
+            about: Any = {"experiment": experiment, "name": self.config_hash, "fields": hashed_fields(config)}
+            mirrors = [open_mirror(kind, self.path, **about) for kind in getattr(config, "mirror", ())]
+            self.metrics = MetricsLog(self.path / "metrics.jsonl", mirrors=mirrors)
         except BaseException:
             self.close()
             raise
@@ -164,6 +194,8 @@ class RunDirectory:
 
     def close(self) -> None:
         """Releases the directory to other processes."""
+        if hasattr(self, "metrics"):
+            self.metrics.close()
         self._lock.close()
 
     def __enter__(self) -> "RunDirectory":

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -125,6 +126,7 @@ def run_chunks(
     metrics: MetricsLog | None = None,
     progress: Reporter | None = None,
     name: str = "run",
+    profile: Path | None = None,
     on_timing: Callable[[LoopTiming], None] | None = None,
 ) -> tuple[Any, Any]:
     """Runs a jitted chunk again and again, saving what it needs to go on after a kill.
@@ -148,6 +150,8 @@ def run_chunks(
       metrics: the log that `on_chunk` writes; rewound to the checkpoint on resuming, so no line stands there twice.
       progress: told about each chunk.
       name: what messages call the loop.
+      profile: folder for a JAX trace of one chunk, the second that is computed here (the first compiles), for
+        TensorBoard's or Perfetto's viewer.
       on_timing: called once at the end with a `LoopTiming`.
 
     Returns:
@@ -192,8 +196,10 @@ def run_chunks(
         first, inside, begin, restored_chunks = 0.0, 0.0, time.perf_counter(), done
         while done < num_chunks:
             called = time.perf_counter()
-            state, device_outputs = jitted(state, *arguments)
-            host_outputs = _host(device_outputs)
+            traced = profile is not None and done == min(restored_chunks + 1, num_chunks - 1)
+            with jax.profiler.trace(str(profile)) if traced else contextlib.nullcontext():
+                state, device_outputs = jitted(state, *arguments)
+                host_outputs = _host(device_outputs)
             if done == restored_chunks:
                 first, begin = time.perf_counter() - called, time.perf_counter()
             else:
@@ -235,12 +241,14 @@ class Phase:
         *,
         every_seconds: float | int,
         progress: Reporter | None,
+        profile: Path | None = None,
     ) -> None:
         self.name = name
         self.store = store
         self.metrics = metrics
         self._every_seconds = every_seconds
         self._progress = progress
+        self._profile = profile
         self._looped = False
         self.timing: LoopTiming | None = None
 
@@ -287,6 +295,7 @@ class Phase:
             metrics=self.metrics,
             progress=self._progress,
             name=self.name,
+            profile=self._profile,
             on_timing=self._note,
         )
 
@@ -370,7 +379,10 @@ class Phases:
             folder.mkdir(exist_ok=True)
             if not store.steps():  # with checkpoints, the loop rewinds to the one that it restores
                 metrics.rewind(self._position)
-            phase = Phase(name, store, metrics, every_seconds=self._every_seconds, progress=self._progress)
+            phase = Phase(
+                name, store, metrics, every_seconds=self._every_seconds, progress=self._progress,
+                profile=self._run.path / "profile" / name if self._run.profile else None,
+            )  # fmt: skip
             result = function(phase)
             self.computed.append(name)
             record = {

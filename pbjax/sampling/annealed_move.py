@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import blackjax
 import jax
 import jax.numpy as jnp
 from blackjax.mcmc.hmc import HMCState
 from blackjax.mcmc.metrics import Metric, gaussian_euclidean
 
 from pbjax.posteriors.gibbs import log_density, prior_log_density
-from pbjax.sampling.hmc import Energy
-
-_KERNEL = blackjax.hmc.build_kernel()
+from pbjax.precision import force_of
+from pbjax.sampling.hmc import Energy, kernel_of
 
 
 class Position(NamedTuple):
@@ -103,22 +101,28 @@ def hmc_move(
         energy: z [d] -> L.
 
     Returns:
-        `MoveResult`; costs `num_integration_steps` gradients.
+        `MoveResult`; costs `num_integration_steps` gradients, and a forward pass more for a split energy.
     """
     wide, dimension = value.dtype, z.shape[0]
     eps = float(jnp.finfo(wide).eps)
     mass = jnp.ones_like(z) if inverse_mass is None else inverse_mass
     force = -beta.astype(gradient.dtype) * gradient
 
-    def extended(at: Position) -> jax.Array:
-        return log_density(at.z, beta + at.extra_beta, lambda x: energy(x + at.shift))
+    def extended(at: Position, function: Energy = energy) -> jax.Array:
+        return log_density(at.z, beta + at.extra_beta, lambda x: function(x + at.shift))
+
+    def with_exact_values(end: Any) -> Any:
+        there = energy(end.position.z).astype(wide)
+        gradient = end.logdensity_grad._replace(extra_beta=-there)
+        return end._replace(logdensity=prior_log_density(end.position.z) - beta * there, logdensity_grad=gradient)
 
     position = Position(z, jnp.zeros_like(z), jnp.zeros((), wide))
     log_q: Any = prior_log_density(z) - beta * value  # blackjax annotates it as a float
     start = HMCState(position, log_q, Position(force - z, force, -value))
-    new, info = _KERNEL(
-        key, start, extended, step_size.astype(z.dtype), _metric(mass, wide), num_integration_steps
-    )  # fmt: skip
+    kernel, steps = kernel_of(
+        energy, num_integration_steps, force=lambda at: extended(at, force_of(energy)), at_end=with_exact_values
+    )
+    new, info = kernel(key, start, extended, step_size.astype(z.dtype), _metric(mass, wide), steps)
 
     def magnitude(at: Position, momentum: Position, energy_there: jax.Array) -> tuple[jax.Array, jax.Array]:
         kinetic = _kinetic_energy(mass, momentum.z, wide)

@@ -22,6 +22,7 @@ import numpy as np
 
 from pbjax import _checks
 from pbjax._checks import concrete
+from pbjax.precision import value_and_force
 from pbjax.sampling.annealed_move import MoveResult, hmc_move
 from pbjax.sampling.hmc import Energy
 from pbjax.sampling.path_records import PathState, PathSums, PathTrace
@@ -35,7 +36,7 @@ def _start(
     key: jax.Array, positions: jax.Array, *, energy: Energy, beta: jax.Array | float, direction: int
 ) -> PathState:
     wide = jax.dtypes.canonicalize_dtype(jnp.float64)
-    value, gradient = jax.vmap(jax.value_and_grad(energy))(positions)
+    value, gradient = jax.vmap(value_and_force(energy))(positions)
     value = value.astype(wide)
     zeros, empty = jnp.zeros_like(value), init_sum(value.shape)
     beta = jnp.asarray(beta, wide)

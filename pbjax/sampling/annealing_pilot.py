@@ -23,6 +23,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from pbjax import _checks
+from pbjax.precision import bind
 from pbjax.sampling.annealed_move import MoveResult, hmc_move
 from pbjax.sampling.annealed_paths import Observe, init_paths
 from pbjax.sampling.hmc import Energy, adapt_log_step
@@ -244,9 +245,7 @@ def pilot(
 
     @jax.jit
     def walk(key: jax.Array, betas: jax.Array, size: jax.Array, arguments: tuple[Any, ...]) -> PilotTrace:
-        def on_data(z: jax.Array) -> jax.Array:
-            return energy(z, *arguments)
-
+        on_data = bind(energy, *arguments)
         state = init_pilot(key, energy=on_data, dimension=dimension, chains=chains, step_size=size)
         return pilot_chunk(
             state, betas, energy=on_data, moves=plan.moves, num_integration_steps=plan.num_integration_steps,

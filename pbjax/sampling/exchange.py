@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pbjax.precision import value_and_force
 from pbjax.sampling.annealed_move import MoveResult, hmc_move
 from pbjax.sampling.hmc import Energy
 
@@ -121,7 +122,7 @@ def init_state(positions: jax.Array, energy: Energy) -> EnergyState:
         >>> state.energy.tolist(), state.energy_grad.shape
         ([1.0, 1.0], (2, 3))
     """
-    value, gradient = jax.vmap(jax.value_and_grad(energy))(positions)
+    value, gradient = jax.vmap(value_and_force(energy))(positions)
     return EnergyState(positions, value.astype(jax.dtypes.canonicalize_dtype(jnp.float64)), gradient)
 
 

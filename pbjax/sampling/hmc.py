@@ -2,7 +2,8 @@ r"""Hamiltonian Monte Carlo over a ladder of inverse temperatures as one vmapped
 
 Every replica (rung x chain) has a flat float32 position z [d] in whitened coordinates and its own inverse temperature
 and step size; the kernel is blackjax's HMC with a full momentum refresh and an end-point accept test, which is
-reversible for its rung. Log-densities are float64 under x64, so the accept ratio is exact to about 1e-9 nats.
+reversible for its rung. Log-densities are float64 under x64, so the accept ratio is exact to about 1e-9 nats. An
+energy that `pbjax.precision` split is moved by its force and judged by its value.
 
 R counts replicas throughout: R = rungs * chains, rungs varying slowest.
 """
@@ -10,17 +11,51 @@ R counts replicas throughout: R = rungs * chains, rungs varying slowest.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import blackjax
 import jax
 import jax.numpy as jnp
+from blackjax.mcmc.integrators import velocity_verlet
 from jax.typing import ArrayLike
 
 from pbjax.posteriors.gibbs import log_density, prior_log_density
+from pbjax.precision import SplitEnergy, force_of, value_and_force
 
 Energy = Callable[[jax.Array], jax.Array]
 _KERNEL = blackjax.hmc.build_kernel()
+
+
+def kernel_of(
+    energy: Energy, num_integration_steps: ArrayLike, *, force: Callable[[Any], jax.Array], at_end: Callable[[Any], Any]
+) -> tuple[Callable[..., Any], ArrayLike]:
+    """blackjax's HMC kernel for an energy, and how many of its integration steps are a trajectory.
+
+    A split energy moves on its force and is judged by its value: then one step of the kernel is a whole trajectory, at
+    whose end the exact log-density takes the place of the force's. blackjax refuses or accepts as always.
+
+    Args:
+        energy: z [d] -> L, split or not.
+        num_integration_steps: leapfrog steps a move.
+        force: position -> log-density of the force; used for a split energy only.
+        at_end: state of the integrator -> the same with what is exact; likewise.
+
+    Returns:
+        (kernel, steps): `kernel(key, state, log_density, step_size, inverse_mass, steps)`.
+    """
+    if not isinstance(energy, SplitEnergy):
+        return _KERNEL, num_integration_steps
+
+    def integrator(log_density: Any, kinetic_energy: Any) -> Callable[[Any, Any], Any]:
+        del log_density
+        one = velocity_verlet(force, kinetic_energy)
+
+        def trajectory(state: Any, step_size: Any) -> Any:
+            return at_end(jax.lax.fori_loop(0, num_integration_steps, lambda _, at: one(at, step_size), state))
+
+        return trajectory
+
+    return blackjax.hmc.build_kernel(integrator), 1
 
 
 class KernelState(NamedTuple):
@@ -62,8 +97,14 @@ def init(positions: jax.Array, betas: jax.Array, energy: Energy) -> KernelState:
     Returns:
         `KernelState`.
     """
-    state = jax.vmap(lambda z, beta: blackjax.hmc.init(z, lambda x: log_density(x, beta, energy)))(positions, betas)
-    return KernelState(*state)
+
+    def start(z: jax.Array, beta: jax.Array) -> Any:
+        if not isinstance(energy, SplitEnergy):
+            return blackjax.hmc.init(z, lambda x: log_density(x, beta, energy))
+        value, gradient = value_and_force(energy)(z)
+        return z, prior_log_density(z) - beta * value, -z - beta.astype(z.dtype) * gradient
+
+    return KernelState(*jax.vmap(start)(positions, betas))
 
 
 def step(
@@ -101,7 +142,14 @@ def step(
     steps = (step_sizes * factor).astype(state.position.dtype)
 
     def move(key: jax.Array, state: KernelState, beta: jax.Array, size: jax.Array, mass: jax.Array):
-        return _KERNEL(key, state, lambda z: log_density(z, beta, energy), size, mass, num_integration_steps)
+        def exact(z: jax.Array) -> jax.Array:
+            return log_density(z, beta, energy)
+
+        kernel, steps = kernel_of(
+            energy, num_integration_steps, force=lambda z: log_density(z, beta, force_of(energy)),
+            at_end=lambda end: end._replace(logdensity=exact(end.position)),
+        )  # fmt: skip
+        return kernel(key, state, exact, size, mass, steps)
 
     if inverse_mass is None:
         mass, mass_axis = jnp.ones((dimension,), state.position.dtype), None

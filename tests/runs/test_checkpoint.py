@@ -1,5 +1,6 @@
 """Checkpoints: every bit comes back, bad ones are told apart, and the loop goes on from them."""
 
+import dataclasses
 import shutil
 import signal
 import time
@@ -10,7 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pbjax.runs import CheckpointStore, Interrupted, RunError, archive, checkpoint, replica_mesh, run_chunks
+from pbjax.runs import (
+    CheckpointStore,
+    Interrupted,
+    Phases,
+    RunDirectory,
+    RunError,
+    RunOptions,
+    archive,
+    checkpoint,
+    config_hash,
+    replica_mesh,
+    run_chunks,
+)
 from pbjax.runs import shard_replicas as shard
 
 
@@ -247,3 +260,22 @@ def test_the_loop_says_where_its_time_went(tmp_path):
     for _ in range(2):
         run_chunks(chunk, jnp.zeros(()), num_chunks=2, store=store, on_timing=told.append)
     assert [t.chunks for t in told[1:]] == [2, 0]
+
+
+def test_profile_holds_a_trace_of_one_chunk_of_every_phase(tmp_path):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config(RunOptions):
+        delta: float = 0.05
+
+    config = Config(profile=True)
+    with RunDirectory(tmp_path / "run", experiment="toy", config=config) as run:
+        phases = Phases(run)
+        for name, chunks in (("pilot", 1), ("sample", 3)):
+            phases.run(
+                name,
+                lambda phase, n=chunks: phase.run_chunks(lambda x: (x @ x, x[0]), jnp.eye(3), num_chunks=n)[1],
+            )
+    for name in ("pilot", "sample"):
+        [trace] = (tmp_path / "run" / "profile" / name).rglob("*.xplane.pb")
+        assert trace.stat().st_size > 100
+    assert config_hash(config) == config_hash(Config())
