@@ -15,6 +15,19 @@ from typing import Any, Literal, get_args
 
 import jax
 
+__all__ = [
+    "EXACT",
+    "Matmul",
+    "SplitEnergy",
+    "bind",
+    "check_matmul",
+    "force_of",
+    "make_exact_the_default",
+    "value_and_force",
+    "with_fast_forces",
+    "with_matmul",
+]
+
 Matmul = Literal["float32", "tensorfloat32", "bfloat16"]
 """Precision of the factors of a product of float32 matrices; sums are float32. CPUs use float32 for all three."""
 EXACT: Matmul = "float32"
