@@ -17,7 +17,6 @@ import jax
 
 __all__ = [
     "EXACT",
-    "Matmul",
     "SplitEnergy",
     "bind",
     "check_matmul",
