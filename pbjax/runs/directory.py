@@ -112,6 +112,7 @@ class RunDirectory:
       experiment: name of the experiment.
       config_hash: 12 hexadecimal digits.
       profile: whether every phase writes a trace of one of its chunks to profile/<phase>.
+      expected_memory: phase -> expected peak of the process in bytes, of the phases that ran here.
       metrics: the `MetricsLog` of metrics.jsonl.
 
     Raises:
@@ -134,6 +135,7 @@ class RunDirectory:
         self.experiment = experiment
         self.config_hash = config_hash(config)
         self.profile = bool(getattr(config, "profile", False))
+        self.expected_memory: dict[str, int] = {}
         check_mirrors(getattr(config, "mirror", ()))
         self._refuse_foreign(config)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -248,6 +250,7 @@ class RunDirectory:
         rows, records = split_records(rows)
         checked = check_rows(rows, fields=fields)
         record = {"experiment": self.experiment, "config_hash": self.config_hash, "provenance": provenance()}
+        record["provenance"]["memory"]["expected_host_peak_bytes"] = dict(self.expected_memory)
         reserved = {*record, RECORDS, "rows"} & set(sections or {})
         if reserved:
             raise ValueError(f"sections may not be called {', '.join(sorted(reserved))}; choose other names")

@@ -19,6 +19,7 @@ from pbjax.runs import archive
 from pbjax.runs.checkpoint import CheckpointStore
 from pbjax.runs.directory import MetricsLog, RunDirectory
 from pbjax.runs.errors import Interrupted
+from pbjax.runs.memory import ExpectedMemory, expected_memory, shown_bytes
 
 
 @runtime_checkable
@@ -33,6 +34,9 @@ class Reporter(Protocol):
 
     def skip(self, name: str) -> None:
         """A phase was finished by an earlier process."""
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
 
 
 class LoopTiming(NamedTuple):
@@ -128,6 +132,7 @@ def run_chunks(
     name: str = "run",
     profile: Path | None = None,
     on_timing: Callable[[LoopTiming], None] | None = None,
+    on_memory: Callable[[ExpectedMemory], None] | None = None,
 ) -> tuple[Any, Any]:
     """Runs a jitted chunk again and again, saving what it needs to go on after a kill.
 
@@ -153,6 +158,7 @@ def run_chunks(
       profile: folder for a JAX trace of one chunk, the second that is computed here (the first compiles), for
         TensorBoard's or Perfetto's viewer.
       on_timing: called once at the end with a `LoopTiming`.
+      on_memory: called once before the first chunk with an `ExpectedMemory`, where the compiler says.
 
     Returns:
       The last state (on the device) and the outputs stacked on a new leading axis [num_chunks, ...] (numpy). Each
@@ -185,6 +191,9 @@ def run_chunks(
                 metrics.rewind(restored.extra["metrics_position"])
     if progress is not None:
         progress.phase(name, num_chunks, done)
+    need = expected_memory(jitted, state, arguments, outputs) if done < num_chunks and on_memory is not None else None
+    if need is not None and on_memory is not None:
+        on_memory(need)
 
     def save() -> None:
         if store is not None:
@@ -231,6 +240,7 @@ class Phase:
       store: its checkpoints.
       metrics: the run's metrics log.
       timing: `LoopTiming` of its loop, None before it has run.
+      memory: `ExpectedMemory` of its loop, None before it begins.
     """
 
     def __init__(
@@ -251,6 +261,7 @@ class Phase:
         self._profile = profile
         self._looped = False
         self.timing: LoopTiming | None = None
+        self.memory: ExpectedMemory | None = None
 
     def log(self, **values: Any) -> None:
         """Adds a line to metrics.jsonl, with the phase's name.
@@ -297,10 +308,17 @@ class Phase:
             name=self.name,
             profile=self._profile,
             on_timing=self._note,
+            on_memory=self._expect,
         )
 
     def _note(self, timing: LoopTiming) -> None:
         self.timing = timing
+
+    def _expect(self, need: ExpectedMemory) -> None:
+        self.memory = need
+        if self._progress is not None:
+            where = "" if jax.default_backend() == "cpu" else f", {shown_bytes(need.device)} on every device"
+            self._progress.note(f"{self.name}: expects at most {shown_bytes(need.host)} of memory{where}")
 
 
 class Phases:
@@ -385,6 +403,8 @@ class Phases:
             )  # fmt: skip
             result = function(phase)
             self.computed.append(name)
+            if phase.memory is not None:
+                self._run.expected_memory[name] = phase.memory.host
             record = {
                 "config_hash": self._run.config_hash,
                 "metrics": [self._position, metrics.position],

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 import pbjax
+from pbjax.runs.memory import device_peak_bytes, host_peak_bytes
 
 _PACKAGES = ("jax", "jaxlib", "numpy", "blackjax", "optax", "flax", "orbax-checkpoint")
 _ABSOLUTE = re.compile(r"(?<![\w.~])~?/[^\s=,:;'\"]+")
@@ -79,7 +80,8 @@ def provenance() -> dict[str, Any]:
     """What has to be known to judge or repeat a result.
 
     Returns:
-      versions, device (kind, platform, count), precision (x64, matmul_precision), xla_flags, git, command, host, time.
+      versions, device (kind, platform, count), precision (x64, matmul_precision), xla_flags, git, command, host,
+      memory (peaks of the process and of its fullest device), time.
 
     Example:
       >>> record = provenance()
@@ -102,6 +104,7 @@ def provenance() -> dict[str, Any]:
         "git": git_state(),
         "command": [Path(sys.argv[0]).name, *(without_paths(argument) for argument in sys.argv[1:])],
         "host": {"cpu_count": os.cpu_count(), "system": platform.system(), "machine": platform.machine()},
+        "memory": {"host_peak_bytes": host_peak_bytes(), "device_peak_bytes": device_peak_bytes()},
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
