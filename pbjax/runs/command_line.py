@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import tyro
 
 from pbjax.runs.config import Config, config_hash, validate
@@ -57,6 +58,20 @@ def _one_line_of_box(text: str) -> str:
     if proposals:
         message += f" (perhaps you meant {' or '.join(proposals)})"
     return f"{message}; --help lists every option"
+
+
+def use_compilation_cache(folder: Path | None) -> None:
+    """Keeps compiled programs for the next process.
+
+    Args:
+      folder: made when missing; None changes nothing.
+
+    Example:
+      >>> use_compilation_cache(None)
+    """
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def parse_options(
@@ -151,5 +166,6 @@ def parse(
         validate(config)
     except ValueError as error:
         fail(one_line(error))
+    use_compilation_cache(getattr(config, "compilation_cache", None))
     out = getattr(config, "out", None)
     return config, Path(out) if out is not None else Path("runs") / experiment / config_hash(config)

@@ -34,6 +34,7 @@ class RunOptions:
       data_dir: folder of data sets.
       log_level: how much is said while it runs.
       checkpoint_seconds: shortest time between two checkpoints · seconds · >= 0.
+      compilation_cache: folder where compiled programs are kept for the next process.
       profile: whether a trace of one chunk of every phase is written.
       mirror: where the lines of metrics.jsonl are shown, too.
     """
@@ -46,6 +47,9 @@ class RunOptions:
     """quiet prints results and warnings only; info adds progress; debug adds what was restored and saved."""
     checkpoint_seconds: float = dataclasses.field(default=30.0, metadata=NOT_HASHED)
     """Shortest time between two checkpoints in seconds; 0 saves after every chunk."""
+    compilation_cache: Path | None = dataclasses.field(default=None, metadata=NOT_HASHED)
+    """Folder where compiled programs are kept, so that the next run and a resumed one need not compile; the environment
+    variable JAX_COMPILATION_CACHE_DIR does the same. One folder for each kind of machine."""
     profile: bool = dataclasses.field(default=False, metadata=NOT_HASHED)
     """Write a JAX trace of one chunk of every phase to <out>/profile/<phase>, for TensorBoard or Perfetto."""
     mirror: tuple[Literal["tensorboard", "wandb"], ...] = dataclasses.field(default=(), metadata=NOT_HASHED)

@@ -103,6 +103,15 @@ def test_a_disk_that_fills_up_is_one_line_and_the_run_resumes_elsewhere(tmp_path
     assert outcome(rescued) == outcome(undisturbed)
 
 
+def test_programs_from_the_compilation_cache_give_the_same_bits(tmp_path, undisturbed):
+    cache = tmp_path / "cache"
+    for name in ("first", "second"):
+        before = set(cache.glob("*-cache"))
+        assert finish(tmp_path / name, "--compilation-cache", str(cache)) == (0, "")
+        assert outcome(tmp_path / name) == outcome(undisturbed)
+    assert before and set(cache.glob("*-cache")) == before  # the second compiled nothing of its own
+
+
 @pytest.mark.slow
 def test_kills_at_random_moments(tmp_path, undisturbed):
     rng = random.Random(0)
