@@ -26,12 +26,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments._certify import report
-from experiments._certify.problem import make_parts, make_problem, train_centre
+from experiments._certify.problem import Problem, make_parts, make_problem, train_centre
 from experiments._certify.schedule import frozen_schedule, work
 from pbjax import precision, runs
 from pbjax.certify import Stop, Target, advance, begin, pilot_rows
 from pbjax.posteriors.energy import Rows
 from pbjax.precision import force_of
+from pbjax.runs.mesh import replica_mesh, replicate, shard_data, shard_replicas
 from pbjax.runs.progress import Progress, format_seconds
 from pbjax.sampling import AnnealingSchedule, PathState
 
@@ -63,9 +64,17 @@ def measure_gradient(config: Any, target: Target, *, at_least: float = 1.0) -> f
     return seconds / done
 
 
+def place_on_mesh(config: Any, state: PathState, data: tuple[Rows, Rows], *, columns: bool) -> tuple[PathState, Any]:
+    """Chains over the devices, the data on all of them or its rows over `data_shards`; scalars are common to all."""
+    mesh = replica_mesh(num_replicas=len(config.seeds), data_shards=config.data_shards)
+    state = jax.tree.map(lambda leaf: shard_replicas(mesh, leaf) if leaf.ndim else replicate(mesh, leaf), state)
+    return state, shard_data(mesh, data, axis=-1 if columns else 1)
+
+
 def run_chains(
-    config: Any, target: Target, test: Rows, schedule: AnnealingSchedule, phase: runs.Phase, progress: Progress
-) -> dict[str, Any]:
+    config: Any, problem: Problem, target: Target, test: Rows, schedule: AnnealingSchedule, phase: runs.Phase,
+    progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
     """All moves of all chains: where each chunk left them, the networks, and where the time went."""
     begun = time.perf_counter()
     moves = -(-schedule.num_moves // config.chunks)
@@ -85,8 +94,9 @@ def run_chains(
         progress.table([row], title="where the chains stand, mean over seeds")
 
     start = jax.jit(lambda keys, rows: begin(keys, target, rows))(chain_keys(config), target.rows)
+    start, data = place_on_mesh(config, start, (target.rows, test), columns=problem.model.columns is not None)
     _, stops = phase.run_chunks(
-        chunk, start, num_chunks=-(-schedule.num_moves // moves), arguments=(schedule, target.rows, test), on_chunk=tell
+        chunk, start, num_chunks=-(-schedule.num_moves // moves), arguments=(schedule, *data), on_chunk=tell
     )
     timing = phase.timing
     # Of all the places where the chains stood, the end and the best stop of each are worth keeping.
@@ -108,6 +118,7 @@ def run_chains(
 
 def run(config: Any, out: Path) -> None:
     """The whole experiment in one run directory; phases that an earlier process finished are read, not computed."""
+    replica_mesh(data_shards=config.data_shards)  # refuses more shards than devices before anything is computed
     problem = make_problem(config)
     with runs.RunDirectory(out, experiment=NAME, config=config) as directory:
         count = len(problem.certified)
@@ -132,7 +143,7 @@ def run(config: Any, out: Path) -> None:
             chosen = frozen_schedule(config, target, quick, phases, progress)
             schedule = chosen["schedule"]
             made = phases.run(
-                "chains", lambda phase: run_chains(config, target, test, schedule, phase, progress)
+                "chains", lambda phase: run_chains(config, problem, target, test, schedule, phase, progress)
             )  # fmt: skip
         report.write(config, problem, directory, target, chosen, measured["seconds"], made)
 

@@ -30,7 +30,7 @@ from experiments._gibbs_gap import mean_field, report, rosenbrock
 from experiments._gibbs_gap.problem import FUNCTIONALS, Problem, make_problem
 from pbjax import evidence, precision, runs
 from pbjax.precision import bind, force_of
-from pbjax.runs.mesh import replica_mesh, replicate, shard_replicas
+from pbjax.runs.mesh import replica_mesh, replicate, shard_data, shard_replicas
 from pbjax.runs.progress import Progress, format_seconds
 from pbjax.sampling import (
     AnnealState,
@@ -176,10 +176,11 @@ def place_ladder(config: Any, prior: Any, up: Any, down: Any, betas: np.ndarray)
     }  # fmt: skip
 
 
-def place_on_mesh(state: LadderState, replicas: int) -> LadderState:
-    """Replicas over the devices, everything else on all of them."""
-    mesh = replica_mesh(num_replicas=replicas)
-    return replicate(mesh, state)._replace(kernel=shard_replicas(mesh, state.kernel))
+def place_on_mesh(config: Any, problem: Problem, state: LadderState) -> tuple[LadderState, Any]:
+    """Replicas over the devices, the data on all of them or its rows over `data_shards`, everything else on all."""
+    mesh = replica_mesh(num_replicas=state.kernel.position.shape[0], data_shards=config.data_shards)
+    data = shard_data(mesh, problem.data, axis=1 if problem.model.columns is None else -1)
+    return replicate(mesh, state)._replace(kernel=shard_replicas(mesh, state.kernel)), data
 
 
 def adapt(
@@ -188,7 +189,6 @@ def adapt(
     """Step sizes of every rung, tuned on moves that are thrown away and double as burn-in."""
     begin = time.perf_counter()
     betas = jnp.asarray(ladder["betas"])
-    replicas = ladder["positions"].shape[0] * ladder["positions"].shape[1]
     state = jax.jit(
         lambda key, z, data: init_ladder(
             key,
@@ -214,9 +214,9 @@ def adapt(
         rows = [{"beta": float(b), "acceptance": float(a)} for b, a in zip(ladder["betas"], rates, strict=True)]
         progress.table(rows, title="adaptation")
 
+    state, data = place_on_mesh(config, problem, state)
     state, _ = phase.run_chunks(
-        chunk, place_on_mesh(state, replicas), num_chunks=config.adapt_moves // config.moves_per_chunk,
-        arguments=(betas, problem.data), on_chunk=tell,
+        chunk, state, num_chunks=config.adapt_moves // config.moves_per_chunk, arguments=(betas, data), on_chunk=tell
     )  # fmt: skip
     return {"state": freeze(state, total_moves=config.adapt_moves), "seconds": time.perf_counter() - begin}
 
@@ -250,11 +250,10 @@ def sample(
         progress.table(rows, title="rungs, last chunk")
 
     step = np.exp(np.asarray(start.log_step))
-    replicas = start.kernel.position.shape[0]
+    state, data = place_on_mesh(config, problem, jax.tree.map(jnp.asarray, start))
     state, draws = phase.run_chunks(
-        chunk, place_on_mesh(jax.tree.map(jnp.asarray, start), replicas),
-        num_chunks=config.draws // config.moves_per_chunk, arguments=(jnp.asarray(ladder["betas"]), problem.data),
-        on_chunk=tell,
+        chunk, state, num_chunks=config.draws // config.moves_per_chunk,
+        arguments=(jnp.asarray(ladder["betas"]), data), on_chunk=tell,
     )  # fmt: skip
     joined = jax.tree.map(lambda x: np.concatenate(list(x), axis=-1), draws)
     return {
@@ -271,6 +270,7 @@ def sample(
 
 def run(config: Any, out: Path) -> None:
     """The whole experiment in one run directory; phases that an earlier process finished are read, not computed."""
+    replica_mesh(data_shards=config.data_shards)  # refuses more shards than devices before anything is computed
     problem = make_problem(config)
     with runs.RunDirectory(out, experiment=NAME, config=config) as directory:
         work = budget(config)

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 from pbjax.precision import Matmul
-from pbjax.runs import RunOptions, require, require_at_least, require_positive, require_seeds
+from pbjax.runs import NOT_HASHED, RunOptions, require, require_at_least, require_positive, require_seeds
 from pbjax.sampling import plan_pilot
 
 
@@ -89,6 +89,8 @@ class Certify(RunOptions):
     """Parts of the run: checkpoints, progress and points of the curves stand between them."""
     rows_per_chunk: int = 2000
     """Rows of data in memory at once with their activations, for all seeds."""
+    data_shards: int = dataclasses.field(default=1, metadata=NOT_HASHED)
+    """Devices among which the rows of every chain are split; the results change by rounding only."""
     matmul_precision: Matmul = "float32"
     """Of the matrix products behind leapfrog steps, on an accelerator; L, heat and certificates: float32."""
 
@@ -101,7 +103,7 @@ class Certify(RunOptions):
         )
         require_positive(self, "prior_scale", "beta", "step_size", "stiffness", "prior_learning_rate")
         require_at_least(
-            self, tries=1, chunks=1, rows_per_chunk=1, prior_steps=1, prior_batch_size=1,
+            self, tries=1, chunks=1, rows_per_chunk=1, data_shards=1, prior_steps=1, prior_batch_size=1,
             kernel=1, pilot_chains=1, pilot_seed=0,
         )  # fmt: skip
         steps = self.num_integration_steps

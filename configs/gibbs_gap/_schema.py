@@ -6,7 +6,15 @@ import dataclasses
 from typing import Literal
 
 from pbjax.precision import Matmul
-from pbjax.runs import HASHED_IF_CHANGED, RunOptions, require, require_at_least, require_positive, require_seeds
+from pbjax.runs import (
+    HASHED_IF_CHANGED,
+    NOT_HASHED,
+    RunOptions,
+    require,
+    require_at_least,
+    require_positive,
+    require_seeds,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,6 +88,8 @@ class GibbsGap(RunOptions):
     """A rung with fewer effective draws of L a chain is flagged."""
     rows_per_chunk: int = 2000
     """Rows of data in one block of the energy; the whole data set suits an accelerator."""
+    data_shards: int = dataclasses.field(default=1, metadata=NOT_HASHED)
+    """Devices among which the rows of every replica of the ladder are split; the results change by rounding only."""
 
     mean_field_betas: tuple[float, ...] = (5000.0, 7000.0)
     """Inverse temperatures of mean-field training beside the rungs: its best beta may lie above the ladder."""
@@ -121,8 +131,8 @@ class GibbsGap(RunOptions):
         )
         require_at_least(
             self, rungs=3, chains=2, num_integration_steps=1, pilot_rungs=4, pilot_moves=2, adapt_moves=2, draws=4,
-            moves_per_chunk=1, rows_per_chunk=1, mean_field_steps=1, mean_field_samples=1, mean_field_draws=2,
-            mean_field_rung_draws=2,
+            moves_per_chunk=1, rows_per_chunk=1, data_shards=1, mean_field_steps=1, mean_field_samples=1,
+            mean_field_draws=2, mean_field_rung_draws=2,
         )  # fmt: skip
         for name in ("adapt_moves", "draws"):
             value = getattr(self, name)

@@ -7,7 +7,7 @@ from pbjax.runs.config import HASHED_IF_CHANGED, NOT_HASHED, Configs, RunOptions
 from pbjax.runs.directory import MetricsLog, RunDirectory
 from pbjax.runs.errors import Interrupted, RunError, command_line_errors
 from pbjax.runs.loop import LoopTiming, Phase, Phases, inside_share, run_chunks
-from pbjax.runs.mesh import over_replicas, replica_mesh, replicate, shard_replicas
+from pbjax.runs.mesh import over_replicas, replica_mesh, replicate, shard_data, shard_replicas
 from pbjax.runs.progress import Progress
 from pbjax.runs.provenance import provenance, shown_command
 from pbjax.runs.results import ROW_FIELDS, Field, check_rows, is_flagged
@@ -69,6 +69,7 @@ __all__ = [
     "require_positive",
     "require_seeds",
     "run_chunks",
+    "shard_data",
     "shard_replicas",
     "shown_command",
     "sign_flip",

@@ -137,6 +137,7 @@ class RunDirectory:
         self.profile = bool(getattr(config, "profile", False))
         self.expected_memory: dict[str, int] = {}
         check_mirrors(getattr(config, "mirror", ()))
+        self._data_shards = int(getattr(config, "data_shards", 1))
         self._refuse_foreign(config)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = self._take_lock()
@@ -252,6 +253,7 @@ class RunDirectory:
         record = {"experiment": self.experiment, "config_hash": self.config_hash, "provenance": provenance()}
         record["provenance"]["memory"]["expected_host_peak_bytes"] = dict(self.expected_memory)
         reserved = {*record, RECORDS, "rows"} & set(sections or {})
+        record["provenance"]["device"]["data_shards"] = self._data_shards
         if reserved:
             raise ValueError(f"sections may not be called {', '.join(sorted(reserved))}; choose other names")
         more = {**dict(sections or {}), **({} if records is None else {RECORDS: records})}

@@ -1,4 +1,4 @@
-"""Devices as a mesh with axes ("replica", "data"): replicas are spread, data is copied to every device."""
+"""Devices as a mesh with axes ("replica", "data"): replicas are spread, data is copied to all or spread by rows."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,19 +11,22 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 AXES = ("replica", "data")
 
 
-def replica_mesh(devices: Sequence[Any] | None = None, *, num_replicas: int | None = None) -> Mesh:
-    """A mesh of all devices along "replica" and one along "data".
+def replica_mesh(
+    devices: Sequence[Any] | None = None, *, num_replicas: int | None = None, data_shards: int = 1
+) -> Mesh:
+    """A mesh of all devices, in groups of `data_shards` that share the rows of data; replicas are spread over groups.
 
     Args:
       devices: the devices to use; None for all of jax's.
-      num_replicas: length of the replica axis of the arrays to come · >= 1. When the number of devices does not divide
-        it, the largest number of devices that does is used and the others stay idle.
+      num_replicas: length of the replica axis of the arrays to come · >= 1. When the number of groups of devices does
+        not divide it, the largest number of groups that does is used and the others stay idle.
+      data_shards: devices among which the rows of data are split · >= 1. With 1 each device holds all of them.
 
     Returns:
-      The mesh, of shape (number of devices used, 1).
+      The mesh, of shape (number of groups used, data_shards).
 
     Raises:
-      ValueError: no device, or num_replicas below 1.
+      ValueError: no device, fewer devices than data_shards, or num_replicas or data_shards below 1.
 
     Example:
       >>> dict(replica_mesh(jax.devices()[:1], num_replicas=5).shape)
@@ -32,12 +35,16 @@ def replica_mesh(devices: Sequence[Any] | None = None, *, num_replicas: int | No
     devices = list(jax.devices() if devices is None else devices)
     if not devices:
         raise ValueError("devices is empty; give at least one device")
+    if not 1 <= data_shards <= len(devices):
+        raise ValueError(
+            f"data_shards = {data_shards}: must lie between 1 and the number of devices, which is {len(devices)}"
+        )
+    groups = len(devices) // data_shards
     if num_replicas is not None:
         if num_replicas < 1:
             raise ValueError(f"num_replicas = {num_replicas}: must be at least 1")
-        used = max(count for count in range(1, len(devices) + 1) if num_replicas % count == 0)
-        devices = devices[:used]
-    return Mesh(np.array(devices, dtype=object).reshape(-1, 1), AXES)
+        groups = max(count for count in range(1, groups + 1) if num_replicas % count == 0)
+    return Mesh(np.array(devices[: groups * data_shards], dtype=object).reshape(groups, data_shards), AXES)
 
 
 def shard_replicas(mesh: Mesh, tree: Any) -> Any:
@@ -89,6 +96,50 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     """
     sharding = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), tree)
+
+
+def shard_data(mesh: Mesh, tree: Any, *, axis: int) -> Any:
+    """Spreads one axis of every array over the mesh's data axis; copies them to all devices where that has length 1.
+
+    A sum over the rows then becomes a sum on each device and one over the devices, which `jit` puts in. Its result is
+    that of one device within rounding: the terms are the same and their order is not.
+
+    Args:
+      mesh: from `replica_mesh`.
+      tree: arrays; scalars are copied. For `posteriors.energy.Rows`, axis -1 if they are feature-major and 1 if not.
+      axis: the axis of the rows in every array. Where the number of devices does not divide it, it is filled up with
+        zeros, which in `Rows` are rows of weight zero.
+
+    Returns:
+      The same tree on the devices of the mesh.
+
+    Raises:
+      ValueError: an array that is no scalar has no such axis.
+
+    Example:
+      >>> mesh = replica_mesh(jax.devices()[:1])
+      >>> shard_data(mesh, {"inputs": np.ones((1, 5, 8)), "count": np.ones(())}, axis=1)["inputs"].shape
+      (1, 5, 8)
+    """
+    count = mesh.shape["data"]
+    if count == 1:
+        return replicate(mesh, tree)
+
+    def place(path: Any, leaf: Any) -> jax.Array:
+        array = np.asarray(leaf)
+        if not array.ndim:
+            return jax.device_put(array, NamedSharding(mesh, PartitionSpec()))
+        if not -array.ndim <= axis < array.ndim:
+            raise ValueError(
+                f"{jax.tree_util.keystr(path) or 'the array'} of shape {array.shape} has no axis {axis}; give the axis "
+                "of its rows"
+            )
+        where = axis % array.ndim
+        filler = [(0, -array.shape[where] % count if dimension == where else 0) for dimension in range(array.ndim)]
+        spec = PartitionSpec(*(None,) * where, "data")
+        return jax.device_put(np.pad(array, filler), NamedSharding(mesh, spec))
+
+    return jax.tree_util.tree_map_with_path(place, tree)
 
 
 def over_replicas(function: Callable[..., Any], arguments: tuple[Any, ...], *, at_once: int) -> Any:

@@ -80,8 +80,8 @@ def provenance() -> dict[str, Any]:
     """What has to be known to judge or repeat a result.
 
     Returns:
-      versions, device (kind, platform, count), precision (x64, matmul_precision), xla_flags, git, command, host,
-      memory (peaks of the process and of its fullest device), time.
+      versions, device (kind, platform, count, processes), precision (x64, matmul_precision), xla_flags, git, command,
+      host, memory (peaks of the process and of its fullest device), time.
 
     Example:
       >>> record = provenance()
@@ -95,7 +95,12 @@ def provenance() -> dict[str, Any]:
             "pbjax": pbjax.__version__,
             **{package: _version(package) for package in _PACKAGES},
         },
-        "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
+        "device": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+            "processes": jax.process_count(),
+        },
         "precision": {
             "x64": bool(jax.config.read("jax_enable_x64")),
             "matmul_precision": getattr(jax.config, "jax_default_matmul_precision", None) or "default",

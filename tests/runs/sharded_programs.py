@@ -1,0 +1,101 @@
+"""The same programs on meshes of one to eight devices, results to a file; run as a process of its own."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pbjax.losses import smooth_bounded_cross_entropy
+from pbjax.models import mlp
+from pbjax.posteriors.energy import chunk_rows, energy
+from pbjax.runs import replica_mesh, replicate, shard_data, shard_replicas
+from pbjax.sampling import HMCSettings, init_ladder, sample_chunk
+
+CEILING, REPLICAS, ROWS, WIDTHS = 4.0, 8, 203, (20, 12, 5)  # 203 rows need fillers on every number of devices
+
+
+def loss(logits, labels, axis):
+    return smooth_bounded_cross_entropy(logits, labels, ceiling=CEILING, axis=axis)
+
+
+BETAS, SETTINGS = np.array([1.0, 4.0, 16.0, 64.0]), HMCSettings(num_integration_steps=4, jitter=0.2)
+
+
+def leaves(tree):
+    keys = jax.tree.map(lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x, tree)
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(keys)]
+
+
+def two_wells(z):
+    """L in [0, 1]; z [2]."""
+    squares = jnp.sum(jnp.square(z.astype(jnp.float64)[None] - jnp.array([[2.0, 0.0], [-2.0, 0.0]])), axis=1)
+    return 1 - jnp.sum(jnp.array([0.9, 1.0]) * jnp.exp(-2 * squares))
+
+
+def ladder(devices):
+    """A ladder of 4 x 4 replicas at frozen step sizes: everything that 20 draws leave."""
+    betas = jnp.asarray(BETAS)
+
+    def start(key):
+        z = jax.random.normal(jax.random.key(1), (4, 4, 2), jnp.float32)
+        return init_ladder(
+            key, z, betas=betas, energy=two_wells, step_sizes=jnp.full(4, 0.3), num_functionals=1, exchange=False
+        )
+
+    def chunk(state):
+        return sample_chunk(
+            state, betas, energy=two_wells, observe=lambda z: two_wells(z)[None], settings=SETTINGS, draws=20
+        )
+
+    state = jax.jit(start)(jax.random.key(2))
+    mesh = replica_mesh(jax.devices()[:devices], num_replicas=16)
+    state, traces = jax.jit(chunk)(replicate(mesh, state)._replace(kernel=shard_replicas(mesh, state.kernel)))
+    assert len(state.kernel.position.sharding.device_set) == devices
+    return leaves((state, traces))
+
+
+def network(shards):
+    """Energy [R] and its gradient of R networks, the rows over `shards` devices; feature-major and row-major."""
+    noise = np.random.default_rng(0)
+    inputs = 1 + noise.normal(size=(ROWS, WIDTHS[0])).astype(np.float32)
+    labels = np.zeros(ROWS, int)  # a gradient that is large beside its rounding
+    model = mlp(WIDTHS[1:])
+    params = jax.tree.map(
+        lambda leaf: (0.1 * noise.normal(size=(REPLICAS, *leaf.shape))).astype(np.float32),
+        jax.eval_shape(model.init, jax.random.key(0), inputs[:1]),
+    )
+    mesh = replica_mesh(num_replicas=REPLICAS, data_shards=shards)
+    results = []
+    for columns in (True, False) if shards == 8 else (True,):
+        rows = chunk_rows(inputs, labels, rows_per_chunk=110, columns=columns)
+        apply, prepare = (model.columns.apply, model.columns.prepare) if columns else (model.apply, lambda w: w)
+        function = energy(apply, loss, columns=columns, prepare=prepare)
+        placed = shard_data(mesh, rows, axis=-1 if columns else 1)
+        held = placed.labels.addressable_shards[0].data.shape[1]
+        assert held == -(-rows.labels.shape[1] // shards), "a device holds more than its share of the rows"
+
+        def all_replicas(w, rows, function=function):
+            return jax.vmap(jax.value_and_grad(lambda one: function(one, rows=rows)))(w)
+
+        compiled = jax.jit(all_replicas).lower(shard_replicas(mesh, params), placed).compile()
+        text = compiled.as_text()
+        assert ("all-reduce" in text) == (shards > 1)
+        assert "all-gather" not in text, "the rows were put together again"
+        results += [np.asarray(leaf) for leaf in jax.tree.leaves(compiled(shard_replicas(mesh, params), placed))]
+    return results, [np.asarray(leaf) for leaf in jax.tree.leaves(params)], inputs
+
+
+def main(path):
+    jax.config.update("jax_enable_x64", True)
+    saved = {}
+    for count in (1, 2, 4, 8):
+        saved |= {f"draws_{count}_{index}": leaf for index, leaf in enumerate(ladder(count))}
+        results, params, inputs = network(count)
+        saved |= {f"network_{count}_{index}": leaf for index, leaf in enumerate(results)}
+    saved |= {f"params_{index}": leaf for index, leaf in enumerate(params)} | {"inputs": inputs}
+    np.savez(path, **saved)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

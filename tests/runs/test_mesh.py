@@ -1,0 +1,102 @@
+"""Many devices, on eight fake ones in a process of its own: the results are those of one device."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pbjax.runs import replica_mesh, shard_data
+from tests.runs.sharded_programs import CEILING, REPLICAS, ROWS, WIDTHS
+
+ROOT = Path(__file__).parents[2]
+COUNTS = (2, 4, 8)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sharded") / "results.npz"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    command = [sys.executable, "-W", "error", str(Path(__file__).with_name("sharded_programs.py")), str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    with np.load(path) as file:
+        return {name: file[name] for name in file.files}
+
+
+def of(results, name):
+    return [results[key] for key in sorted((k for k in results if k.startswith(f"{name}_")), key=_number)]
+
+
+def _number(key):
+    return int(key.rpartition("_")[2])
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_chains_on_many_devices_make_the_moves_of_those_on_one(results, count):
+    # A device holds fewer replicas, so the compiler may contract a product and a sum where it did not: each of 20 moves
+    # of 4 leapfrogs of two coordinates then differs by a few roundings of 2^-24, and these chains are stable.
+    one, many = of(results, "draws_1"), of(results, f"draws_{count}")
+    assert len(one) == len(many) > 10
+    for expected, found in zip(one, many, strict=True):
+        if np.issubdtype(expected.dtype, np.floating):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=20 * 4 * 2 * 4 * 2.0**-24 * np.abs(expected).max())
+        else:  # keys, counts, acceptances and divergences
+            np.testing.assert_array_equal(found, expected)
+
+
+def absolute_network(results):
+    """Per replica and row: what bounds the logits of the network with every sign made positive, [R, n]."""
+    hidden_bias, hidden, bias, readout = (np.abs(leaf).astype(float) for leaf in of(results, "params"))
+    inside = np.abs(results["inputs"]).astype(float) @ hidden + hidden_bias[:, None]  # [R, n, h]
+    return np.max(inside @ readout + bias[:, None], axis=-1), readout
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_sharded_rows_give_the_energy_and_gradient_of_one_device_within_rounding(results, count):
+    # Wilkinson: a float32 sum of m terms, in any order, is within m u / (1 - m u) of the exact one relative to the sum
+    # of absolute values, u = 2^-24. A logit is two nested sums (20 and 12 terms, two biases, a tanh of slope <= 1 that
+    # is good to a few u), the loss has slope 2 / ceiling in the largest logit error, and the means over rows of the
+    # energy are float64. Both evaluations may be off by this much, hence the factor 2.
+    one, many = of(results, "network_1")[: 1 + 4], of(results, f"network_{count}")[: 1 + 4]
+    logits, readout = absolute_network(results)
+    unit = 2.0**-24
+    nested = (WIDTHS[0] + WIDTHS[1] + 10) * unit
+    tolerance = 2 * (nested * np.mean(logits, axis=1) * 2 / CEILING + 4 * unit)
+    assert np.all(np.abs(many[0] - one[0]) <= tolerance)
+    assert np.all(tolerance < 1e-4)
+    # A gradient is a mean over rows, ROWS terms in float32, of products of at most: an error of a logit (2 / ceiling
+    # in all), a weight of the readout, an activation (at most 1) or an input.
+    largest = np.maximum(1.0, np.abs(results["inputs"]).max()) * np.maximum(1.0, np.abs(readout).sum(-1).max(1))
+    tolerance = 2 * (ROWS + 2 * sum(WIDTHS) + 20) * unit * largest * 2 / CEILING * (1 + np.mean(logits, axis=1))
+    assert np.all(tolerance < 1e-3)
+    for expected, found in zip(one[1:], many[1:], strict=True):
+        difference = np.abs(found - expected).reshape(REPLICAS, -1).max(1)
+        assert np.all(difference <= tolerance)
+        assert np.abs(expected).max() > 10 * tolerance.max()  # so that a lost shard, 1/8 of a sum, would be seen
+
+
+def test_row_major_data_are_spread_like_feature_major(results):
+    many = of(results, "network_8")
+    assert len(many) == 10
+    for feature_major, row_major in zip(many[:5], many[5:], strict=True):
+        np.testing.assert_allclose(row_major, feature_major, atol=1e-6)
+
+
+def test_data_meshes_and_what_does_not_fit():
+    assert dict(replica_mesh(data_shards=2).shape) == {"replica": 2, "data": 2}
+    assert dict(replica_mesh(num_replicas=3, data_shards=2).shape) == {"replica": 1, "data": 2}
+    with pytest.raises(ValueError, match=r"data_shards = 5: must lie between 1 and the number of devices, which is 4"):
+        replica_mesh(data_shards=5)
+    mesh = replica_mesh(data_shards=4)
+    rows = shard_data(mesh, {"labels": np.ones((1, 6), np.int32), "count": np.array(6.0)}, axis=-1)
+    assert rows["labels"].tolist() == [[1, 1, 1, 1, 1, 1, 0, 0]]
+    assert float(rows["count"]) == 6.0
+    assert rows["labels"].addressable_shards[0].data.shape == (1, 2)
+    with pytest.raises(ValueError, match=r"\['x'\] of shape \(3,\) has no axis 1"):
+        shard_data(mesh, {"x": jnp.zeros(3)}, axis=1)
+    assert shard_data(replica_mesh(jax.devices()[:2]), jnp.arange(3.0), axis=0).sharding.is_fully_replicated
