@@ -120,7 +120,8 @@ def run(config: Any, out: Path) -> None:
     """The whole experiment in one run directory; phases that an earlier process finished are read, not computed."""
     replica_mesh(data_shards=config.data_shards)  # refuses more shards than devices before anything is computed
     problem = make_problem(config)
-    with runs.RunDirectory(out, experiment=NAME, config=config) as directory:
+    data = {problem.dataset.name: problem.dataset.checksum}
+    with runs.RunDirectory(out, experiment=NAME, config=config, data=data) as directory:
         count = len(problem.certified)
         share = len(pilot_rows(count, config.pilot_rows)) / count
         shares = {**work(config, share=share), "chains": float(config.gradients * len(config.seeds))}
@@ -152,8 +153,7 @@ def run(config: Any, out: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
     precision.make_exact_the_default()
-    config, out = runs.parse(NAME, runs.load_configs(CONFIGS), argv, default="digits")
-    run(config, out)
+    runs.start(NAME, runs.load_configs(CONFIGS), run, argv, default="digits")
 
 
 if __name__ == "__main__":

@@ -111,8 +111,7 @@ def run(config: Any, out: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
     precision.make_exact_the_default()
-    config, out = runs.parse(NAME, runs.load_configs(CONFIGS), argv, default="figure")
-    run(config, out)
+    runs.start(NAME, runs.load_configs(CONFIGS), run, argv, default="figure")
 
 
 if __name__ == "__main__":

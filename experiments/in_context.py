@@ -169,13 +169,17 @@ def quick_compile(on: bool) -> Iterator[None]:
             os.environ.update({} if before is None else {"XLA_FLAGS": before})
 
 
+def compile_and_run(config: Any, out: Path) -> None:
+    """`run`, compiled as the config says."""
+    with quick_compile(config.quick_compile):
+        run(config, out)
+
+
 @runs.command_line_errors()
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
     precision.make_exact_the_default()
-    config, out = runs.parse(NAME, runs.load_configs(CONFIGS), argv, default="default")
-    with quick_compile(config.quick_compile):
-        run(config, out)
+    runs.start(NAME, runs.load_configs(CONFIGS), compile_and_run, argv, default="default")
 
 
 if __name__ == "__main__":

@@ -203,7 +203,8 @@ def run(config: Any, out: Path) -> None:
     """The whole study in one run directory; groups that an earlier process finished are read, not computed."""
     begin = time.perf_counter()
     study = Study(config)
-    with runs.RunDirectory(out, experiment=NAME, config=config) as directory:
+    data = dict(study.problem.checksums)
+    with runs.RunDirectory(out, experiment=NAME, config=config, data=data) as directory:
         searches = list(tuning_groups(config))
         planned = list(study_groups(config, {}))
         # Epochs of gradients, all replicas counted.
@@ -244,8 +245,7 @@ def run(config: Any, out: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
     precision.make_exact_the_default()
-    config, out = runs.parse(NAME, runs.load_configs(CONFIGS), argv, default="mnist_mlp")
-    run(config, out)
+    runs.start(NAME, runs.load_configs(CONFIGS), run, argv, default="mnist_mlp")
 
 
 if __name__ == "__main__":

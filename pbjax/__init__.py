@@ -1,7 +1,7 @@
 """PAC-Bayes risk certificates, posteriors and the experiments around them, in JAX.
 
 The rooms are loaded on first use, so `import pbjax` costs next to nothing and does not import flax, orbax or
-matplotlib before something needs them.
+matplotlib before something needs them. `pbjax.load(run)` reads a network and its certificate from a run directory.
 
 Example:
     >>> import pbjax
@@ -11,11 +11,9 @@ Example:
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from pbjax import bounds as bounds
     from pbjax import calibration as calibration
     from pbjax import certificates as certificates
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from pbjax import runs as runs
     from pbjax import sampling as sampling
     from pbjax import sharpness as sharpness
+    from pbjax.runs.networks import load as load
 
 __all__ = [
     "__version__",
@@ -41,6 +40,7 @@ __all__ = [
     "data",
     "evidence",
     "formal",
+    "load",
     "losses",
     "models",
     "optim",
@@ -51,7 +51,7 @@ __all__ = [
     "sharpness",
 ]
 
-_ROOMS = tuple(name for name in __all__ if name != "__version__")
+_ROOMS = tuple(name for name in __all__ if name not in ("__version__", "load"))
 
 try:
     __version__ = version("pbjax")
@@ -59,11 +59,13 @@ except PackageNotFoundError:  # a checkout on PYTHONPATH that was never installe
     __version__ = "0+unknown"
 
 
-def __getattr__(name: str) -> "ModuleType":
+def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return import_module(f"pbjax.{name}")
+    if name == "load":
+        return import_module("pbjax.runs.networks").load
     raise AttributeError(f"module 'pbjax' has no attribute {name!r}; its rooms are {', '.join(_ROOMS)}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ROOMS})
+    return sorted({*globals(), *__all__})

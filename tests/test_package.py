@@ -33,7 +33,7 @@ ROOM_MAY_IMPORT = {
     "optim": {"posteriors"},
     "posteriors": {"losses", "bounds"},
     "precision": set(),
-    "runs": {"certificates"},  # `pbjax verify` recomputes them
+    "runs": {"certificates", "models"},  # `pbjax verify` recomputes the one, `pbjax.load` builds the other
     "sharpness": set(),
     "sampling": {"posteriors", "evidence", "precision"},  # its diagnostics end in evidence.SampleStatistics
 }

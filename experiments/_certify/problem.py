@@ -14,7 +14,7 @@ from pbjax import losses, runs
 from pbjax.certify import Target, make_target, pilot_rows
 from pbjax.data import DataError, Dataset, load
 from pbjax.data.permutation import TRAIN_SUBSET, fixed_order
-from pbjax.models import Model, mlp, small_cnn
+from pbjax.models import Model, build
 from pbjax.posteriors import fan_in_prior
 from pbjax.posteriors.energy import ExampleLoss, Rows, chunk_rows
 
@@ -42,18 +42,28 @@ class Problem(NamedTuple):
     prior_rows: np.ndarray
 
 
+def data_options(config: Any) -> dict[str, Any]:
+    """The arguments of `pbjax.data.load`, without folders."""
+    return {
+        "name": config.dataset, "pool": config.pool, "limit": config.limit, "shuffle_labels": config.shuffle_labels,
+        "flatten": config.model == "mlp",
+    }  # fmt: skip
+
+
+def model_options(config: Any, num_classes: int) -> dict[str, Any]:
+    """The arguments of `pbjax.models.build`."""
+    if config.model == "mlp":
+        return {"builder": "mlp", "widths": (*config.hidden, num_classes), "activation": config.activation}
+    return {
+        "builder": "small_cnn", "num_classes": num_classes, "channels": config.channels, "kernel": config.kernel,
+        "activation": config.activation,
+    }  # fmt: skip
+
+
 def make_problem(config: Any) -> Problem:
     """Load the data of a config and build its network."""
-    dataset = load(
-        config.dataset, data_dir=config.data_dir, pool=config.pool, limit=config.limit,
-        shuffle_labels=config.shuffle_labels, flatten=config.model == "mlp",
-    )  # fmt: skip
-    if config.model == "mlp":
-        model = mlp((*config.hidden, dataset.num_classes), activation=config.activation)
-    else:
-        model = small_cnn(
-            dataset.num_classes, channels=config.channels, kernel=config.kernel, activation=config.activation
-        )
+    dataset = load(data_dir=config.data_dir, **data_options(config))
+    model = build(**model_options(config, dataset.num_classes))
     template = model.init(jax.random.key(0), jnp.asarray(dataset.train_inputs[:1]))
     if config.surrogate == "smooth_bounded_cross_entropy":
         surrogate = partial(losses.smooth_bounded_cross_entropy, ceiling=config.ceiling)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments._certify import figures, network, summary
-from experiments._certify.problem import Problem
+from experiments._certify import figures, summary
+from experiments._certify.problem import Problem, data_options, model_options
 from pbjax import certificates, runs
 from pbjax.certificates import Certificate
 from pbjax.certify import Target, heat_certificates
@@ -191,7 +191,11 @@ def write(
         "num_integration_steps": np.asarray(ladder.num_integration_steps), "report": chosen.get("report"),
     }  # fmt: skip
     spent = timing(config, chosen, made, seconds_per_gradient)
-    network.save(directory, made["networks"])
+    runs.keep_networks(
+        directory, made["networks"], model=model_options(config, problem.dataset.num_classes),
+        inputs={"shape": problem.dataset.train_inputs.shape[1:], "data": data_options(config)}, seeds=config.seeds,
+        rows=rows, about=lambda row, name: row["stop"] == name,
+    )  # fmt: skip
     directory.write_results(
         rows, fields=FIELDS, sections={"curve": curve, "schedule": record, "timing": spent}
     )  # fmt: skip

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from pbjax import losses
 from pbjax.data import Dataset, load
-from pbjax.models import Model, mlp
+from pbjax.models import Model, build
 from pbjax.posteriors import Gaussian, fan_in_prior
 from pbjax.posteriors.energy import ExampleLoss, Rows, chunk_rows, energy, mean_losses
 from pbjax.posteriors.gibbs import Whitening, whiten
@@ -51,13 +51,23 @@ class Problem(NamedTuple):
         return self.dataset.num_train
 
 
+def data_options(config: Any) -> dict[str, Any]:
+    """The arguments of `pbjax.data.load`, without folders."""
+    return {
+        "name": config.dataset, "binary": config.binary, "pool": config.pool, "limit": config.limit,
+        "shuffle_labels": config.shuffle_labels,
+    }  # fmt: skip
+
+
+def model_options(config: Any, num_classes: int) -> dict[str, Any]:
+    """The arguments of `pbjax.models.build`."""
+    return {"builder": "mlp", "widths": (*config.hidden, num_classes), "activation": config.activation}
+
+
 def make_problem(config: Any) -> Problem:
     """Load the data of a config and build its network, prior, energy and observables."""
-    dataset = load(
-        config.dataset, data_dir=config.data_dir, binary=config.binary, pool=config.pool, limit=config.limit,
-        shuffle_labels=config.shuffle_labels,
-    )  # fmt: skip
-    model = mlp((*config.hidden, dataset.num_classes), activation=config.activation)
+    dataset = load(data_dir=config.data_dir, **data_options(config))
+    model = build(**model_options(config, dataset.num_classes))
     # Shapes and, if asked for, a centre: a random draw that sees no data, so the prior stays data-free.
     initial = model.init(jax.random.key(20_053), jnp.asarray(dataset.train_inputs[:1]))
     prior = fan_in_prior(initial, scale=config.prior_scale, centre=initial if config.prior_centre == "random" else None)

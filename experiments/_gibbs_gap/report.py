@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments._gibbs_gap import summary
-from experiments._gibbs_gap.problem import FUNCTIONALS, Problem
+from experiments._gibbs_gap.problem import FUNCTIONALS, Problem, data_options, model_options
 from pbjax import certificates, evidence, posteriors, runs
 from pbjax.runs import figures
 from pbjax.runs.sweep import write_summary
@@ -136,7 +136,7 @@ def write(
     draws = np.concatenate([prior["functionals"], sampled["functionals"]], axis=1)
     divergences = np.concatenate([[0], sampled["divergences"]])
     gibbs_seconds = sum(phase["seconds"] for phase in (prior, up, down, adapted, sampled))
-    rows, rungs, gaps = [], [], []
+    rows, rungs, gaps, positions = [], [], [], []
     for index, seed in enumerate(config.seeds):
         chains = slice(index * config.chains, (index + 1) * config.chains)
         own = draws[:, :, chains]
@@ -153,9 +153,8 @@ def write(
         # The rung of the held-out row: the highest with every rung up to it fine; no test label takes part.
         fine = next((rung for rung, text in enumerate(flags) if text), len(betas)) - 1
         top = max(fine, 1)
-        held_out = _test_set_row(
-            config, problem, sampled["last"][top - 1, index * config.chains], float(betas[top]), flags[top]
-        )
+        positions.append(sampled["last"][top - 1, index * config.chains])
+        held_out = _test_set_row(config, problem, positions[-1], float(betas[top]), flags[top])
         for row in gibbs:
             row["seconds"] = gibbs_seconds
         for row in mean_field:
@@ -191,6 +190,12 @@ def write(
     sections = {"ladder": rungs, "gap": gaps, "pilot": _pilot(up, down, config)}
     if config.exchange:
         sections["exchange"] = _round_trips(config, sampled["exchange"])
+    runs.keep_networks(
+        directory, {"held_out": jax.vmap(problem.whitening.to_params)(jnp.asarray(np.stack(positions)))},
+        model=model_options(config, problem.dataset.num_classes),
+        inputs={"shape": problem.dataset.train_inputs.shape[1:], "data": data_options(config)}, seeds=config.seeds,
+        rows=rows, about=lambda row, name: row["method"] == "test_set",
+    )  # fmt: skip
     directory.write_results(rows, sections=sections)
     figures.certificates_by_temperature(rows, directory.figures / "certificates.png")
     write_summary(directory.path, summary.summary)

@@ -44,9 +44,11 @@ def make_problem(config: Any) -> Problem:
     # A fixed order that looks at no row: TFDS shuffles when it prepares, other sources may be sorted.
     order = np.random.default_rng(0).permutation(dataset.num_train)
     inputs, labels = jnp.asarray(dataset.train_inputs[order]), jnp.asarray(dataset.train_labels[order])
-    other = None
+    other, checksums = None, [(dataset.name, dataset.checksum)]
     if config.other_dataset != "none":
-        other = jnp.asarray(data.load(config.other_dataset, limit=1, **options).test_inputs)
+        strange = data.load(config.other_dataset, limit=1, **options)
+        checksums.append((strange.name, strange.checksum))
+        other = jnp.asarray(strange.test_inputs)
         if other.shape[1:] != inputs.shape[1:]:
             raise DataError(
                 f"other_dataset = {config.other_dataset!r} has examples of shape {other.shape[1:]} and {dataset.name} "
@@ -69,4 +71,5 @@ def make_problem(config: Any) -> Problem:
         flip=config.flip,
         cutout=config.cutout,
         fill=float(black),
+        checksums=tuple(checksums),
     )

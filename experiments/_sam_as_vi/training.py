@@ -48,6 +48,7 @@ class Problem(NamedTuple):
         flip: whether images are mirrored.
         cutout: side of the square that is cut out, 0 for none.
         fill: what a pixel outside the image is.
+        checksums: (name, checksum) of every data set.
     """
 
     model: Model
@@ -65,6 +66,7 @@ class Problem(NamedTuple):
     flip: bool
     cutout: int
     fill: float
+    checksums: tuple[tuple[str, str], ...]
 
     @property
     def n(self) -> int:

@@ -3,6 +3,7 @@
 Nothing else in pbjax imports flax; every other room sees a parameter pytree and `apply(params, inputs) -> logits`.
 """
 
+from pbjax.models.building import BUILDERS, build
 from pbjax.models.causal_linear import causal_linear
 from pbjax.models.convolution import FilterResponseNorm, patch_convolution
 from pbjax.models.convolutional import small_cnn
@@ -15,11 +16,13 @@ from pbjax.models.transformer import transformer
 
 __all__ = [
     "ACTIVATIONS",
+    "BUILDERS",
     "MLP",
     "Columns",
     "FilterResponseNorm",
     "LanguageModel",
     "Model",
+    "build",
     "causal_linear",
     "lstm",
     "mlp",

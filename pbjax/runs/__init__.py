@@ -8,9 +8,11 @@ from pbjax.runs.directory import MetricsLog, RunDirectory
 from pbjax.runs.errors import Interrupted, RunError, command_line_errors
 from pbjax.runs.loop import LoopTiming, Phase, Phases, inside_share, run_chunks
 from pbjax.runs.mesh import over_replicas, replica_mesh, replicate, shard_data, shard_replicas
+from pbjax.runs.networks import Network, keep_networks, load
 from pbjax.runs.progress import Progress
 from pbjax.runs.provenance import provenance, shown_command
 from pbjax.runs.results import ROW_FIELDS, Field, check_rows, is_flagged
+from pbjax.runs.starting import start
 from pbjax.runs.statistics import (
     MeanDifference,
     RankCorrelation,
@@ -35,6 +37,7 @@ __all__ = [
     "LoopTiming",
     "MeanDifference",
     "MetricsLog",
+    "Network",
     "Phase",
     "Phases",
     "Progress",
@@ -52,7 +55,9 @@ __all__ = [
     "holm",
     "inside_share",
     "is_flagged",
+    "keep_networks",
     "launching",
+    "load",
     "load_configs",
     "markdown_table",
     "mean_and_error",
@@ -73,5 +78,6 @@ __all__ = [
     "shard_replicas",
     "shown_command",
     "sign_flip",
+    "start",
     "sweep",
 ]

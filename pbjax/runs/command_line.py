@@ -15,20 +15,37 @@ from pbjax.runs.config import Config, config_hash, validate
 from pbjax.runs.errors import fail, one_line
 
 
-def _take_config_name(argv: Sequence[str]) -> tuple[str | None, list[str]]:
-    name, rest, position = None, [], 0
+def take_option(flag: str, value: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Takes an option that is no field of a config off a command line.
+
+    Args:
+      flag: its name, with dashes.
+      value: what follows it, for the message.
+      argv: arguments.
+
+    Returns:
+      (its value, None without it, the last one if it stands there twice; the other arguments).
+
+    Raises:
+      SystemExit: status 2 after one line, when nothing follows it.
+
+    Example:
+      >>> take_option("--config", "a name", ["--delta", "0.1", "--config", "smoke"])
+      ('smoke', ['--delta', '0.1'])
+    """
+    found, rest, position = None, [], 0
     while position < len(argv):
         argument = argv[position]
-        if argument == "--config":
+        if argument == flag:
             if position + 1 == len(argv) or argv[position + 1].startswith("-"):
-                fail("--config needs the name of a config; --help lists them")
-            name, position = argv[position + 1], position + 1
-        elif argument.startswith("--config="):
-            name = argument.removeprefix("--config=")
+                fail(f"{flag} needs {value}; --help lists every option")
+            found, position = argv[position + 1], position + 1
+        elif argument.startswith(f"{flag}="):
+            found = argument.removeprefix(f"{flag}=")
         else:
             rest.append(argument)
         position += 1
-    return name, rest
+    return found, rest
 
 
 def _describe(name: str, config: Any, configs: Mapping[str, Any]) -> str:
@@ -150,7 +167,8 @@ def parse(
       >>> config.seeds, out.parts[:2], out.name == config_hash(config)
       ((1, 2), ('runs', 'demo'), True)
     """
-    name, rest = _take_config_name(sys.argv[1:] if argv is None else list(argv))
+    words = sys.argv[1:] if argv is None else list(argv)
+    name, rest = take_option("--config", "the name of a config", words)
     name = default if name is None else name
     if name not in configs:
         fail(f"--config {name}: unknown config; choose one of {', '.join(configs)}")
@@ -160,6 +178,7 @@ def parse(
         print(f"{experiment}: configs for --config (default {default})\n")
         for other, config in configs.items():
             print(f"  {other:<{width}}  {_describe(other, config, configs)}".rstrip())
+        print("\n--verify RUN runs the config of a finished run again, in a temporary folder, and compares the rows.")
         print(f"\nEvery field of {name} is an option:\n", flush=True)
     config = parse_options(type(chosen), rest, prog=f"{experiment}.py [--config NAME]", default=chosen, description="")
     try:

@@ -1,6 +1,7 @@
 """Configs: frozen dataclasses and their hash."""
 
 import dataclasses
+import enum
 import hashlib
 import importlib
 import inspect
@@ -8,11 +9,12 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pbjax.runs.atomic import to_plain
+from pbjax.runs.errors import RunError
 
 Config = TypeVar("Config")
 
@@ -158,6 +160,70 @@ def hashed_fields(config: Any) -> dict[str, Any]:
         for field in dataclasses.fields(config)
         if _counts(field, getattr(config, field.name))
     }
+
+
+def _restored(value: Any, hint: Any) -> Any:
+    """The inverse of `_canonical` and `to_plain` for a field of this annotation."""
+    arguments = typing.get_args(hint)
+    if value is None:
+        return None
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        inner = [argument for argument in arguments if argument is not type(None)]
+        return _restored(value, inner[0]) if len(inner) == 1 else value
+    if isinstance(value, list):
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            arguments = (arguments[0],) * len(value)
+        items = [_restored(v, arguments[i] if i < len(arguments) else None) for i, v in enumerate(value)]
+        return items if typing.get_origin(hint) is list else tuple(items)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        hints = typing.get_type_hints(hint)
+        return hint(**{name: _restored(item, hints.get(name)) for name, item in value.items()})
+    if isinstance(hint, type) and issubclass(hint, Path | enum.Enum):
+        return hint(value)
+    if hint in (bool, int, float, str) and not isinstance(value, float | int if hint is float else hint):
+        raise TypeError(f"{value!r} is not of type {hint.__name__}")
+    return value
+
+
+def restore_config(configs: Iterable[Config], fields: Mapping[str, Any]) -> Config:
+    """The config whose plain fields stand in config.json.
+
+    Args:
+      configs: configs of the experiment; the first one that has all of these fields says which dataclass it is. Fields
+        that are not stored, because they change no result or are newer than the run, have their defaults.
+      fields: name -> plain value, as `hashed_fields` made them.
+
+    Returns:
+      A config with these fields.
+
+    Raises:
+      RunError: none of the configs has all of them, or a value is not one that its field can have.
+
+    Example:
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Example:
+      ...     seeds: tuple[int, ...] = (0,)
+      ...     delta: float = 0.05
+      >>> restore_config([Example()], {"seeds": [0, 1]})
+      Example(seeds=(0, 1), delta=0.05)
+    """
+    kinds = list(dict.fromkeys(type(config) for config in configs))
+    known = [{field.name for field in dataclasses.fields(kind)} for kind in kinds]
+    place = next((place for place, names in enumerate(known) if set(fields) <= names), None)
+    if place is None:
+        strange = min((sorted(set(fields) - names) for names in known), key=len)
+        raise RunError(f"the run has {', '.join(strange)}, which no config has any more; check out the run's commit")
+    hints = typing.get_type_hints(kinds[place])
+    try:
+        config = kinds[place](**{name: _restored(value, hints.get(name)) for name, value in fields.items()})
+        validate(config)
+        found = hashed_fields(config)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"the run's config cannot be used here ({error}); check out the run's commit") from None
+    wrong = [name for name, value in fields.items() if found.get(name) != value]
+    if wrong:
+        raise RunError(f"the run's {', '.join(wrong)} cannot be restored from config.json; check out the run's commit")
+    return config
 
 
 def config_hash(config: Any) -> str:

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,8 @@ _OWN_NAMES = {
     "checkpoints",
     "tensorboard",
     "profile",
+    "model.json",
+    "network",
 }
 
 
@@ -106,6 +109,8 @@ class RunDirectory:
       path: the directory; made when missing.
       experiment: name of the experiment.
       config: frozen dataclass instance.
+      data: name -> checksum of the data sets that the run reads, such as `{dataset.name: dataset.checksum}`; they stand
+        in the provenance of its results.
 
     Attributes:
       path: the directory.
@@ -130,8 +135,12 @@ class RunDirectory:
       [0.5]
     """
 
-    def __init__(self, path: str | Path, *, experiment: str, config: Any) -> None:
+    def __init__(
+        self, path: str | Path, *, experiment: str, config: Any, data: Mapping[str, str] | None = None
+    ) -> None:
         self.path = Path(path)
+        self._data = dict(data or {})
+        self._opened, self._earlier, self._device = time.perf_counter(), 0.0, 0.0
         self.experiment = experiment
         self.config_hash = config_hash(config)
         self.profile = bool(getattr(config, "profile", False))
@@ -209,6 +218,20 @@ class RunDirectory:
     ) -> None:
         self.close()
 
+    def note_seconds(self, *, earlier: float = 0.0, device: float = 0.0) -> None:
+        """Adds to the time that the results will say they took.
+
+        Args:
+          earlier: wall time of a phase that an earlier process finished · seconds.
+          device: time inside compiled loops, compilation included · seconds.
+        """
+        self._earlier += earlier
+        self._device += device
+
+    def _seconds(self) -> dict[str, float]:
+        # What a kill lost, the chunks since the last finished phase of an earlier process, is not in it.
+        return {"wall": time.perf_counter() - self._opened + self._earlier, "device": self._device}
+
     @property
     def figures(self) -> Path:
         """The folder of figures; made on first use."""
@@ -250,8 +273,9 @@ class RunDirectory:
         """
         rows, records = split_records(rows)
         checked = check_rows(rows, fields=fields)
-        record = {"experiment": self.experiment, "config_hash": self.config_hash, "provenance": provenance()}
-        record["provenance"]["memory"]["expected_host_peak_bytes"] = dict(self.expected_memory)
+        made = {**provenance(), "data": self._data, "seconds": self._seconds()}
+        made["memory"]["expected_host_peak_bytes"] = dict(self.expected_memory)
+        record = {"experiment": self.experiment, "config_hash": self.config_hash, "provenance": made}
         reserved = {*record, RECORDS, "rows"} & set(sections or {})
         record["provenance"]["device"]["data_shards"] = self._data_shards
         if reserved:

@@ -401,21 +401,28 @@ class Phases:
                 name, store, metrics, every_seconds=self._every_seconds, progress=self._progress,
                 profile=self._run.path / "profile" / name if self._run.profile else None,
             )  # fmt: skip
+            begin = time.perf_counter()
             result = function(phase)
             self.computed.append(name)
             if phase.memory is not None:
                 self._run.expected_memory[name] = phase.memory.host
+            device = 0.0 if phase.timing is None else phase.timing.first + phase.timing.inside
+            self._run.note_seconds(device=device)
             record = {
                 "config_hash": self._run.config_hash,
                 "metrics": [self._position, metrics.position],
+                "seconds": {"wall": time.perf_counter() - begin, "device": device},
                 "result": result,
             }
             data = archive.to_bytes(record)
             archive.write_file(folder / "result.npz", data)
             # Read back, so that the caller gets the same types now as after a restart.
             stored = archive.from_bytes(data)
-        elif self._progress is not None:
-            self._progress.skip(name)
+        else:
+            spent = stored.get("seconds", {"wall": 0.0, "device": 0.0})  # older runs did not keep it
+            self._run.note_seconds(earlier=spent["wall"], device=spent["device"])
+            if self._progress is not None:
+                self._progress.skip(name)
         store.clear()
         self._position = stored["metrics"][1]
         return stored["result"]

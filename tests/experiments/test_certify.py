@@ -8,15 +8,15 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import pbjax
 from configs.certify.smoke import config as smoke
 from experiments import certify
-from experiments._certify import network
 from experiments._certify.problem import make_problem
+from pbjax.data import load as data_load
 from pbjax.runs import ROW_FIELDS
 from pbjax.runs.verifying import verify
 
@@ -101,13 +101,22 @@ def test_every_certificate_is_had_again_from_its_inputs(finished):
     assert {verdict.verdict for verdict in found} == {"equal"}
 
 
-def test_the_saved_networks_are_the_certified_ones(finished):
-    problem = make_problem(smoke)
-    networks = network.load(finished[0], smoke, problem.template)
-    for stop, params in networks.items():
-        logits = jax.vmap(problem.model.apply, (0, None))(params, jnp.asarray(problem.dataset.train_inputs))
-        errors = np.mean(np.argmax(logits, -1) != problem.dataset.train_labels[None], axis=1)
-        np.testing.assert_allclose([row["empirical_risk"] for row in singles(finished[0], stop)], errors, atol=1e-6)
+def test_loaded_networks_are_the_certified_ones(finished):
+    data = make_problem(smoke).dataset
+    for stop in ("end", "best"):
+        for row in singles(finished[0], stop):
+            found = pbjax.load(finished[0], name=stop, seed=row["seed"])
+            predicted = np.argmax(found.apply(found.params, jnp.asarray(data.train_inputs)), -1)
+            assert np.mean(predicted != data.train_labels) == pytest.approx(row["empirical_risk"], abs=1e-12)
+            assert found.certificate is not None and found.certificate.value == row["certificate"]
+            assert row in found.rows and {c.loss for c in found.certificates} == {"zero_one", smoke.surrogate}
+    best = pbjax.load(finished[0])
+    assert best.certificate.value == min(row["certificate"] for row in singles(finished[0], "best"))
+    assert best.certificate.route == "heat_single"
+    again = data_load(**best.inputs["data"])
+    assert again.checksum == data.checksum and list(again.train_inputs.shape[1:]) == best.inputs["shape"]
+    with pytest.raises(ValueError, match="keeps no network name = middle, seed = None; it has best 0, best 1, end 0"):
+        pbjax.load(finished[0], name="middle")
 
 
 @pytest.mark.slow

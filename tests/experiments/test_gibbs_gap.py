@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 
+import pbjax
+from pbjax import data
 from pbjax.runs import ROW_FIELDS
 from pbjax.runs.verifying import verify
 
@@ -85,6 +88,15 @@ def test_every_certificate_is_had_again_from_its_inputs(finished):
     found = verify(finished[0])
     assert len(found) == len(rows_of(finished[0]))
     assert {verdict.verdict for verdict in found} == {"equal"}
+
+
+def test_the_network_of_the_held_out_bound_is_kept(finished):
+    for row in (row for row in rows_of(finished[0]) if row["method"] == "test_set"):
+        found = pbjax.load(finished[0], seed=row["seed"])
+        dataset = data.load(**found.inputs["data"])
+        predicted = np.argmax(found.apply(found.params, jnp.asarray(dataset.test_inputs)), -1)
+        assert np.mean(predicted != dataset.test_labels) == pytest.approx(row["test_risk"], abs=1e-12)
+        assert found.certificate is not None and found.certificate.value == row["certificate"]
 
 
 def test_failed_diagnostics_are_flagged_with_a_warning_and_status_zero(finished):

@@ -4,13 +4,14 @@ import dataclasses
 import errno
 import json
 import os
+import time
 
 import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 
-from pbjax.runs import ROW_FIELDS, RunDirectory, RunError, check_rows, config_hash
+from pbjax.runs import ROW_FIELDS, Phases, RunDirectory, RunError, check_rows, config_hash
 from pbjax.runs.provenance import provenance, without_paths
 
 
@@ -163,6 +164,29 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
     with open_run(tmp_path / "run") as run:
         assert not list(run.path.glob("*.tmp*"))
         assert not list(run.path.glob(".*.tmp*"))
+
+
+def test_results_say_how_long_they_took_and_what_data_they_saw(tmp_path):
+    def once(path):
+        with RunDirectory(path, experiment="demo", config=Example(), data={"digits": "0123"}) as run:
+            phases = Phases(run)
+            walk = phases.run(
+                "walk",
+                lambda phase: phase.run_chunks(
+                    lambda x: (x + 1, x), np.zeros(()), num_chunks=3, on_chunk=lambda i, out: time.sleep(0.1)
+                )[1],
+            )
+            assert walk.tolist() == [0, 1, 2]
+            run.write_results([ROW])
+        return json.loads((path / "results.json").read_text())["provenance"]
+
+    first = once(tmp_path / "run")
+    assert first["data"] == {"digits": "0123"}
+    assert first["seconds"]["wall"] >= 0.3 + first["seconds"]["device"]
+    assert first["seconds"]["device"] > 0
+    second = once(tmp_path / "run")  # the phase is read: its time counts, and none is computed again
+    assert second["seconds"]["device"] == first["seconds"]["device"]
+    assert second["seconds"]["wall"] >= 0.3 + second["seconds"]["device"]
 
 
 def test_provenance_names_versions_and_no_folder(monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from pbjax.runs import NOT_HASHED, Phases, RunDirectory, RunOptions, command_line_errors, parse
+from pbjax.runs import NOT_HASHED, Phases, RunDirectory, RunOptions, command_line_errors, start
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,10 +52,7 @@ def fill_disk(folder: Path) -> None:
             pass
 
 
-@command_line_errors()
-def main(argv=None) -> None:
-    jax.config.update("jax_enable_x64", True)
-    config, out = parse("toy", CONFIGS, argv, default="toy")
+def run_toy(config, out: Path) -> None:
     with RunDirectory(out, experiment="toy", config=config) as run:
         phases = Phases(run, every_seconds=config.checkpoint_seconds)
 
@@ -82,6 +79,12 @@ def main(argv=None) -> None:
         row |= {"delta": config.delta, "certificate": 1.0, "assumption": "none", "delta_ledger": {"all": config.delta}}
         row |= {"standard_error": float(walk["last"].sum()), "seed": config.seeds[0]}
         run.write_results([row])
+
+
+@command_line_errors()
+def main(argv=None) -> None:
+    jax.config.update("jax_enable_x64", True)
+    start("toy", CONFIGS, run_toy, argv, default="toy")
 
 
 if __name__ == "__main__":
