@@ -207,7 +207,7 @@ def restore_config(configs: Iterable[Config], fields: Mapping[str, Any]) -> Conf
       >>> restore_config([Example()], {"seeds": [0, 1]})
       Example(seeds=(0, 1), delta=0.05)
     """
-    kinds = list(dict.fromkeys(type(config) for config in configs))
+    kinds: list[Any] = list(dict.fromkeys(type(config) for config in configs))
     known = [{field.name for field in dataclasses.fields(kind)} for kind in kinds]
     place = next((place for place, names in enumerate(known) if set(fields) <= names), None)
     if place is None:

@@ -223,7 +223,7 @@ class RunDirectory:
 
         Args:
           earlier: wall time of a phase that an earlier process finished · seconds.
-          device: time inside compiled loops, compilation included · seconds.
+          device: time inside compiled loops · seconds.
         """
         self._earlier += earlier
         self._device += device

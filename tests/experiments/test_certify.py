@@ -106,7 +106,7 @@ def test_loaded_networks_are_the_certified_ones(finished):
     for stop in ("end", "best"):
         for row in singles(finished[0], stop):
             found = pbjax.load(finished[0], name=stop, seed=row["seed"])
-            predicted = np.argmax(found.apply(found.params, jnp.asarray(data.train_inputs)), -1)
+            predicted = np.asarray(found.apply(found.params, jnp.asarray(data.train_inputs))).argmax(-1)
             assert np.mean(predicted != data.train_labels) == pytest.approx(row["empirical_risk"], abs=1e-12)
             assert found.certificate is not None and found.certificate.value == row["certificate"]
             assert row in found.rows and {c.loss for c in found.certificates} == {"zero_one", smoke.surrogate}
