@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import shutil
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pbjax.runs import hosts
 from pbjax.runs.errors import RunError, is_full_disk
 
 _DIGITS = 8
@@ -68,8 +70,10 @@ def _plain_leaf(leaf: Any) -> tuple[Any, str | None]:
     """The leaf as orbax stores it, and the name of its generator if it is a typed key."""
     if _is_key(leaf):
         return _plain_leaf(jax.random.key_data(leaf))[0], str(jax.random.key_impl(leaf))
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        return leaf, None  # rows of other processes: orbax writes each process's share
+    if hosts.is_global(leaf):
+        if not leaf.is_fully_replicated:
+            return leaf, None  # rows of other processes: orbax writes each process's share
+        leaf = leaf.addressable_data(0)
     # On the host and at least one-dimensional: then a run may resume on another number of devices.
     return np.atleast_1d(np.asarray(leaf)), None
 
@@ -147,8 +151,9 @@ class CheckpointStore:
         Raises:
           OSError: it cannot be written (ENOSPC when the disk is full); earlier checkpoints are untouched.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._remove_leftovers()
+        if hosts.is_leader():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._remove_leftovers()
         arrays, leaves = {}, []
         for index, (path, leaf) in enumerate(jax.tree_util.tree_flatten_with_path(tree)[0]):
             plain, _ = _plain_leaf(leaf)
@@ -165,21 +170,26 @@ class CheckpointStore:
         write = getattr(ocp, "save", None) or ocp.save_pytree  # its name before the rename
         # Looked at first, because orbax's threads are slow and loud to fail.
         needed = sum(array.nbytes for array in arrays.values()) + _OVERHEAD
-        if shutil.disk_usage(self.directory).free < needed:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
-        if step in self.steps():
-            self._remove(step)
+        if hosts.is_leader():
+            if shutil.disk_usage(self.directory).free < needed:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
+            if step in self.steps():
+                self._remove(step)
+        hosts.from_leader(None)  # the others wait
         try:
             with _quiet():
                 write(self._path(step).absolute(), arrays, custom_metadata=metadata)
         except Exception as error:
             with contextlib.suppress(OSError):
-                self._remove_leftovers()
+                if hosts.is_leader():
+                    self._remove_leftovers()
             if is_full_disk(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory)) from error
             raise OSError(errno.EIO, f"checkpoint not saved ({type(error).__name__})", str(self.directory)) from error
-        for old in self.steps()[: -self.keep]:
-            self._remove(old)
+        hosts.from_leader(None)
+        if hosts.is_leader():
+            for old in self.steps()[: -self.keep]:
+                self._remove(old)
 
     def latest(self, template: Any) -> Checkpoint | None:
         """Restores the newest checkpoint that is whole; says on standard error which ones it had to skip.
@@ -193,7 +203,7 @@ class CheckpointStore:
         Raises:
           RunError: it belongs to another config, its arrays do not fit the template, or all of them are damaged.
         """
-        steps = self.steps()
+        steps = json.loads(hosts.from_leader(json.dumps(self.steps()).encode()) or b"[]")
         for step in reversed(steps):
             try:
                 return self._load(step, template)
@@ -226,7 +236,10 @@ class CheckpointStore:
                 plain, _ = _plain_leaf(leaf)
                 if not plain.size:
                     continue
-                if not isinstance(plain, np.ndarray):
+                entry = metadata["leaves"][index]
+                if "checksum" in entry or not hosts.is_global(leaf):  # written by one process, or wanted whole
+                    plain = np.zeros(plain.shape, plain.dtype)
+                elif not isinstance(plain, np.ndarray):
                     plain = jax.ShapeDtypeStruct(plain.shape, plain.dtype, sharding=plain.sharding)
                 abstract[f"leaf_{index:05d}"] = plain
             read = getattr(ocp, "load", None) or ocp.load_pytree
@@ -256,19 +269,20 @@ class CheckpointStore:
     @staticmethod
     def _restore_leaf(stored: Any, leaf: Any, entry: dict[str, Any]) -> Any:
         if not isinstance(stored, np.ndarray):
-            return jax.random.wrap_key_data(stored, impl=entry["generator"]) if entry["generator"] else stored
-        if _checksum(stored) != entry["checksum"]:
+            wrap = jax.jit(lambda words: jax.random.wrap_key_data(words, impl=entry["generator"]))
+            return wrap(stored) if entry["generator"] else stored
+        if "checksum" in entry and _checksum(stored) != entry["checksum"]:
             raise ValueError(f"wrong checksum of {entry['path']}")
         if entry["generator"]:
-            data = jnp.asarray(stored).reshape(jax.random.key_data(leaf).shape)
+            data = jnp.asarray(stored).reshape(jax.eval_shape(jax.random.key_data, leaf).shape)
             stored = jax.random.wrap_key_data(data, impl=entry["generator"])
         if isinstance(leaf, jax.Array):
             stored = jnp.asarray(stored).reshape(leaf.shape)
             # An array that was not bound to a device must not become so: it could not meet sharded ones any more.
-            return jax.device_put(stored, leaf.sharding) if getattr(leaf, "committed", True) else stored
+            return hosts.put(stored, leaf.sharding) if getattr(leaf, "committed", True) else stored
         return stored.reshape(np.shape(leaf))
 
     def clear(self) -> None:
         """Removes every checkpoint of this store."""
-        for step in self.steps():
+        for step in self.steps() if hosts.is_leader() else ():
             self._remove(step)

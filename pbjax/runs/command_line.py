@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import tyro
 
+from pbjax.runs import hosts
 from pbjax.runs.config import Config, config_hash, validate
 from pbjax.runs.errors import fail, one_line
 
@@ -140,8 +141,11 @@ def parse(
     argv: Sequence[str] | None = None,
     *,
     default: str,
+    join: bool = True,
 ) -> tuple[Config, Path]:
     """Reads a command line: `--config NAME` picks a config, every other flag replaces one of its fields.
+
+    A process of several joins the others here (`hosts.start`), because JAX must not have been used before.
 
     Args:
       experiment: its name, as in `experiments/<name>.py`.
@@ -149,6 +153,7 @@ def parse(
         the first line of the config's module docstring, is shown by `--help`.
       argv: arguments without the program's name; None for those of the process.
       default: name of the config used without `--config`.
+      join: join the other processes of the run, if there are any.
 
     Returns:
       The config, validated, and the run directory: its `out`, or runs/<experiment>/<hash>.
@@ -186,5 +191,10 @@ def parse(
     except ValueError as error:
         fail(one_line(error))
     use_compilation_cache(getattr(config, "compilation_cache", None))
+    if join:
+        try:
+            config = hosts.start(config, identity=f"{experiment} {config_hash(config)}")
+        except (ValueError, OSError) as error:
+            fail(one_line(error))
     out = getattr(config, "out", None)
     return config, Path(out) if out is not None else Path("runs") / experiment / config_hash(config)

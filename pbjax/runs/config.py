@@ -54,6 +54,12 @@ class RunOptions:
     variable JAX_COMPILATION_CACHE_DIR does the same. One folder for each kind of machine."""
     profile: bool = dataclasses.field(default=False, metadata=NOT_HASHED)
     """Write a JAX trace of one chunk of every phase to <out>/profile/<phase>, for TensorBoard or Perfetto."""
+    coordinator: str | None = dataclasses.field(default=None, metadata=NOT_HASHED)
+    """HOST:PORT of process 0 of a run of several processes; that port and the next must be free. Not under srun."""
+    num_processes: int | None = dataclasses.field(default=None, metadata=NOT_HASHED)
+    """Processes of the run. Each is started with the same command but for --process-id; srun says both."""
+    process_id: int | None = dataclasses.field(default=None, metadata=NOT_HASHED)
+    """Which of them this one is, from 0."""
     mirror: tuple[Literal["tensorboard", "wandb"], ...] = dataclasses.field(default=(), metadata=NOT_HASHED)
     """Show the lines of metrics.jsonl there, too: tensorboard writes event files to <out>/tensorboard, wandb takes its
     project from WANDB_PROJECT. Each needs its extra, for example pip install 'pbjax[tensorboard]'."""

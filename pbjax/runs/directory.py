@@ -4,12 +4,14 @@ import errno
 import fcntl
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from pbjax.runs import hosts
 from pbjax.runs.atomic import json_bytes, remove_temporary_files, write_file, write_files
 from pbjax.runs.config import config_hash, hashed_fields
 from pbjax.runs.errors import RunError
@@ -103,7 +105,9 @@ class MetricsLog:
 class RunDirectory:
     """Where one run of one config keeps everything; held by one process at a time.
 
-    Use it as a context manager, so that the lock is released. Opening it does not touch earlier results.
+    Use it as a context manager, so that the lock is released. Opening it does not touch earlier results. In a run of
+    several processes, process 0 holds it. To the others `path` is a temporary folder, so that only checkpoints, which
+    every process has a part of, are written by all.
 
     Args:
       path: the directory; made when missing.
@@ -114,6 +118,7 @@ class RunDirectory:
 
     Attributes:
       path: the directory.
+      home: the directory in every process; what all write together, a `CheckpointStore`, goes there.
       experiment: name of the experiment.
       config_hash: 12 hexadecimal digits.
       profile: whether every phase writes a trace of one of its chunks to profile/<phase>.
@@ -147,6 +152,11 @@ class RunDirectory:
         self.expected_memory: dict[str, int] = {}
         check_mirrors(getattr(config, "mirror", ()))
         self._data_shards = int(getattr(config, "data_shards", 1))
+        self.home = self.path
+        if not hosts.is_leader():
+            hosts.from_leader(None)  # process 0 holds the directory; if it cannot, this process ends with it
+            self._scratch = tempfile.TemporaryDirectory(prefix="pbjax-")
+            self.path = Path(self._scratch.name)
         self._refuse_foreign(config)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = self._take_lock()
@@ -155,12 +165,15 @@ class RunDirectory:
             if not (self.path / "config.json").exists():
                 record = {"experiment": experiment, "config_hash": self.config_hash, "config": hashed_fields(config)}
                 write_file(self.path / "config.json", json_bytes(record))
+            kinds = getattr(config, "mirror", ()) if hosts.is_leader() else ()
             about: Any = {"experiment": experiment, "name": self.config_hash, "fields": hashed_fields(config)}
-            mirrors = [open_mirror(kind, self.path, **about) for kind in getattr(config, "mirror", ())]
+            mirrors = [open_mirror(kind, self.path, **about) for kind in kinds]
             self.metrics = MetricsLog(self.path / "metrics.jsonl", mirrors=mirrors)
         except BaseException:
             self.close()
             raise
+        if hosts.is_leader():
+            hosts.from_leader(None)
 
     def _refuse_foreign(self, config: Any) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -209,6 +222,8 @@ class RunDirectory:
         if hasattr(self, "metrics"):
             self.metrics.close()
         self._lock.close()
+        if self.path != self.home:
+            self._scratch.cleanup()
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -242,14 +257,15 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints, one subfolder a phase; made on first use."""
-        folder = self.path / "checkpoints"
-        folder.mkdir(exist_ok=True)
+        folder = self.home / "checkpoints"
+        if hosts.is_leader():
+            folder.mkdir(exist_ok=True)
         return folder
 
     @property
     def finished(self) -> bool:
         """Whether results.json of this config stands there."""
-        return (self.path / "results.json").exists()
+        return (self.home / "results.json").exists()
 
     def write_results(
         self,

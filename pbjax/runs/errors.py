@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
+from pbjax.runs.peers import ends_together, is_loss
+
 BAD_INPUT = 2  # the exit status of anything the user can put right
 
 
@@ -108,7 +110,7 @@ def command_line_errors() -> Iterator[None]:
 
     Bad values, unusable data, paths and disks: `error: ...` and status 2. Ctrl-C: status 130. SIGTERM: status 143; it
     is caught here for the whole command, so that files and the terminal are left in order. Set PBJAX_TRACEBACK=1 to
-    see the traceback instead of the one line.
+    see the traceback instead of the one line. Of a run's several processes, each ends when another one does.
 
     Raises:
       SystemExit: with status 2, 130 or 143.
@@ -125,6 +127,18 @@ def command_line_errors() -> Iterator[None]:
       ...         print(stop.code, said.getvalue().strip())
       2 error: n = 0: the bound needs at least one example
     """
+    with ends_together(lambda error: _reason(error)), _one_line_and_status():
+        yield
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, Interrupted):
+        return f"stopped by {signal.Signals(error.signum).name}"
+    return one_line(error)
+
+
+@contextlib.contextmanager
+def _one_line_and_status() -> Iterator[None]:
     on_main_thread = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGTERM, _stop) if on_main_thread else None
     try:
@@ -142,9 +156,10 @@ def command_line_errors() -> Iterator[None]:
         if isinstance(error, BrokenPipeError):  # `... | head`: nobody is left to read a message
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (flushed at exit, when the pipe is already gone)
             raise SystemExit(128 + signal.SIGPIPE) from None
+        lost = is_loss(error)
         if os.environ.get("PBJAX_TRACEBACK"):
             raise
-        fail(one_line(error))
+        fail("another process of this run cannot be reached; start all again" if lost else one_line(error))
     finally:
         if on_main_thread:
             signal.signal(signal.SIGTERM, previous)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pbjax.runs import archive
+from pbjax.runs import archive, hosts
 from pbjax.runs.checkpoint import CheckpointStore
 from pbjax.runs.directory import MetricsLog, RunDirectory
 from pbjax.runs.errors import Interrupted
@@ -115,7 +115,7 @@ def stop_requests() -> Iterator[StopRequest]:
 
 
 def _host(tree: Any) -> Any:
-    return jax.tree.map(np.asarray, jax.device_get(tree))
+    return jax.tree.map(np.asarray, jax.device_get(hosts.gather(tree)))
 
 
 def run_chunks(
@@ -161,8 +161,8 @@ def run_chunks(
       on_memory: called once before the first chunk with an `ExpectedMemory`, where the compiler says.
 
     Returns:
-      The last state (on the device) and the outputs stacked on a new leading axis [num_chunks, ...] (numpy). Each
-      chunk's outputs cross to the host in one transfer.
+      The last state (on the device; whole on every process, if several share it) and the outputs stacked on a new
+      leading axis [num_chunks, ...] (numpy). Each chunk's outputs cross to the host in one transfer.
 
     Raises:
       Interrupted: a signal asked to stop; the state is saved.
@@ -178,7 +178,7 @@ def run_chunks(
     if num_chunks < 0:
         raise ValueError(f"num_chunks = {num_chunks}: must be at least 0")
     # Copied onto fresh buffers: the first chunk donates them.
-    state = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+    state, arguments = hosts.on_one_mesh(state, arguments)
     jitted = step_chunk if hasattr(step_chunk, "lower") else jax.jit(step_chunk, donate_argnums=0)
     shapes = jax.eval_shape(jitted, state, *arguments)[1]
     outputs = jax.tree.map(lambda leaf: np.zeros((num_chunks, *leaf.shape), leaf.dtype), shapes)
@@ -220,15 +220,18 @@ def run_chunks(
             done += 1
             if progress is not None:
                 progress.advance()
-            due = time.monotonic() - last_save >= every_seconds
-            if due or done == num_chunks or request.signum is not None:
+            # Of several processes all save, and all stop, when one has to.
+            due, signum = hosts.largest(time.monotonic() - last_save >= every_seconds, request.signum or 0)
+            if due or done == num_chunks or signum:
                 save()
                 saved, last_save = done, time.monotonic()
-            if request.signum is not None:
+            if signum:
                 where = f"{name}, chunk {saved} of {num_chunks}"
-                raise Interrupted(request.signum, f"{where} (saved)" if store is not None else where)
+                raise Interrupted(signum, f"{where} (saved)" if store is not None else where)
     if on_timing is not None:
         on_timing(LoopTiming(done - restored_chunks, first, inside, time.perf_counter() - begin))
+    if any(hosts.is_global(leaf) for leaf in jax.tree.leaves(state)):
+        state = jax.tree.map(jnp.asarray, hosts.gather(state))
     return state, outputs
 
 
@@ -354,6 +357,14 @@ class Phases:
         self.computed: list[str] = []
 
     def _stored(self, name: str) -> Any:
+        # Process 0 looks, and what it finds is what all have: a phase is read by all processes or computed by all.
+        if hosts.process_count() == 1:
+            return self._found(name)
+        found = self._found(name) if hosts.is_leader() else None
+        data = hosts.from_leader(None if found is None else archive.to_bytes(found))
+        return None if data is None else archive.from_bytes(data)
+
+    def _found(self, name: str) -> Any:
         path = self._run.checkpoints / name / "result.npz"
         if not path.exists():
             return None
@@ -394,7 +405,8 @@ class Phases:
         store = CheckpointStore(folder, self._run.config_hash)
         metrics = self._run.metrics
         if stored is None:
-            folder.mkdir(exist_ok=True)
+            if hosts.is_leader():
+                folder.mkdir(exist_ok=True)
             if not store.steps():  # with checkpoints, the loop rewinds to the one that it restores
                 metrics.rewind(self._position)
             phase = Phase(
@@ -414,8 +426,10 @@ class Phases:
                 "seconds": {"wall": time.perf_counter() - begin, "device": device},
                 "result": result,
             }
-            data = archive.to_bytes(record)
-            archive.write_file(folder / "result.npz", data)
+            # Process 0's numbers are everybody's: timings differ, and machines may.
+            data = hosts.from_leader(archive.to_bytes(record)) or b""
+            if hosts.is_leader():
+                archive.write_file(folder / "result.npz", data)
             # Read back, so that the caller gets the same types now as after a restart.
             stored = archive.from_bytes(data)
         else:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from pbjax.runs.hosts import put
+
 AXES = ("replica", "data")
 
 
@@ -19,7 +21,8 @@ def replica_mesh(
     Args:
       devices: the devices to use; None for all of jax's.
       num_replicas: length of the replica axis of the arrays to come · >= 1. When the number of groups of devices does
-        not divide it, the largest number of groups that does is used and the others stay idle.
+        not divide it, the largest number of groups that does is used and the others stay idle. Of a run's several
+        processes each takes an equal part, or, where that cannot be, each computes everything on devices of its own.
       data_shards: devices among which the rows of data are split · >= 1. With 1 each device holds all of them.
 
     Returns:
@@ -44,6 +47,20 @@ def replica_mesh(
         if num_replicas < 1:
             raise ValueError(f"num_replicas = {num_replicas}: must be at least 1")
         groups = max(count for count in range(1, groups + 1) if num_replicas % count == 0)
+        processes = len({device.process_index for device in devices})
+        if processes > 1 and groups * data_shards < len(devices):
+            own = [d for d in devices if d.process_index == jax.process_index()]
+            share = [
+                count for count in range(1, len(own) + 1)
+                if count * processes % data_shards == 0 and num_replicas % (count * processes // data_shards) == 0
+            ]  # fmt: skip
+            if not share:
+                return replica_mesh(own, num_replicas=num_replicas, data_shards=data_shards)
+            by_process: dict[int, list[Any]] = {}
+            for device in devices:
+                by_process.setdefault(device.process_index, []).append(device)
+            devices = [device for some in by_process.values() for device in some[: max(share)]]
+            groups = len(devices) // data_shards
     return Mesh(np.array(devices[: groups * data_shards], dtype=object).reshape(groups, data_shards), AXES)
 
 
@@ -75,7 +92,7 @@ def shard_replicas(mesh: Mesh, tree: Any) -> Any:
                 f"{jax.tree_util.keystr(path) or 'the array'} of shape {shape} cannot be spread over {count} devices; "
                 f"the leading axis must be a multiple of {count}: make the mesh with replica_mesh(num_replicas=...)"
             )
-        return jax.device_put(leaf, sharding)
+        return put(leaf, sharding)
 
     return jax.tree_util.tree_map_with_path(place, tree)
 
@@ -95,7 +112,7 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
       True
     """
     sharding = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), tree)
+    return jax.tree.map(lambda leaf: put(leaf, sharding), tree)
 
 
 def shard_data(mesh: Mesh, tree: Any, *, axis: int) -> Any:
@@ -128,7 +145,7 @@ def shard_data(mesh: Mesh, tree: Any, *, axis: int) -> Any:
     def place(path: Any, leaf: Any) -> jax.Array:
         array = np.asarray(leaf)
         if not array.ndim:
-            return jax.device_put(array, NamedSharding(mesh, PartitionSpec()))
+            return put(array, NamedSharding(mesh, PartitionSpec()))
         if not -array.ndim <= axis < array.ndim:
             raise ValueError(
                 f"{jax.tree_util.keystr(path) or 'the array'} of shape {array.shape} has no axis {axis}; give the axis "
@@ -137,7 +154,7 @@ def shard_data(mesh: Mesh, tree: Any, *, axis: int) -> Any:
         where = axis % array.ndim
         filler = [(0, -array.shape[where] % count if dimension == where else 0) for dimension in range(array.ndim)]
         spec = PartitionSpec(*(None,) * where, "data")
-        return jax.device_put(np.pad(array, filler), NamedSharding(mesh, spec))
+        return put(np.pad(array, filler), NamedSharding(mesh, spec))
 
     return jax.tree_util.tree_map_with_path(place, tree)
 

@@ -103,7 +103,7 @@ def keep_networks(
         ]
         for name in networks
     }
-    CheckpointStore(directory.path / FOLDER, directory.config_hash, keep=1).save(0, dict(networks))
+    CheckpointStore(directory.home / FOLDER, directory.config_hash, keep=1).save(0, dict(networks))
     description = {"model": dict(model), "inputs": dict(inputs), "networks": places}
     write_file(directory.path / DESCRIPTION, json_bytes(description))
 

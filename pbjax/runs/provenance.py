@@ -76,6 +76,18 @@ def git_state(directories: Sequence[Path] | None = None) -> dict[str, Any] | Non
     return None
 
 
+def _without_hosts(words: Sequence[str]) -> list[str]:
+    """A command line without what says where the processes of a run were and which of them this is."""
+    kept, skip = [], False
+    for word in words:
+        name = word.partition("=")[0]
+        if skip or name in ("--coordinator", "--process-id", "--process_id"):
+            skip = not skip and "=" not in word
+            continue
+        kept.append(word)
+    return kept
+
+
 def provenance() -> dict[str, Any]:
     """What has to be known to judge or repeat a result.
 
@@ -107,7 +119,7 @@ def provenance() -> dict[str, Any]:
         },
         "xla_flags": without_paths(os.environ.get("XLA_FLAGS", "")),
         "git": git_state(),
-        "command": [Path(sys.argv[0]).name, *(without_paths(argument) for argument in sys.argv[1:])],
+        "command": [Path(sys.argv[0]).name, *(without_paths(argument) for argument in _without_hosts(sys.argv[1:]))],
         "host": {"cpu_count": os.cpu_count(), "system": platform.system(), "machine": platform.machine()},
         "memory": {"host_peak_bytes": host_peak_bytes(), "device_peak_bytes": device_peak_bytes()},
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -110,7 +110,7 @@ def expand_grid(
     for combination in itertools.product(*(entry[1:] for entry in grid)):
         values = dict(zip(names, combination, strict=True))
         arguments = ["--config", config, *(word for name, value in values.items() for word in _flags(name, value))]
-        chosen, _ = parse(experiment, configs, arguments, default=config)
+        chosen, _ = parse(experiment, configs, arguments, default=config, join=False)
         name = config_hash(chosen)
         points.setdefault(name, Point(values, tuple(arguments), Path(runs_dir) / experiment / name))
     return list(points.values())

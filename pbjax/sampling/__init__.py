@@ -1,5 +1,6 @@
 """Samplers over ladders of inverse temperatures: blackjax kernels, pilots, streamed statistics, diagnostics."""
 
+from pbjax.sampling import importing as importing  # isort: skip  (before anything else that imports blackjax)
 from pbjax.sampling import hmc
 from pbjax.sampling.annealed_paths import init_paths, init_reverse_paths, path_chunk, path_sums
 from pbjax.sampling.annealing import AnnealState, AnnealTrace, anneal_chunk, init_anneal

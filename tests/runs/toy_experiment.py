@@ -8,7 +8,17 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from pbjax.runs import NOT_HASHED, Phases, RunDirectory, RunOptions, command_line_errors, start
+from pbjax.runs import (
+    NOT_HASHED,
+    Phases,
+    RunDirectory,
+    RunOptions,
+    command_line_errors,
+    replica_mesh,
+    replicate,
+    shard_replicas,
+    start,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,12 +45,24 @@ CONFIGS = {"toy": ToyConfig(), "other": ToyConfig(delta=0.1)}
 
 
 def step_chunk(state):
+    # Exact operations: the same bits on any number of devices.
+    def move(key, walk):
+        key, noise = jax.random.split(key)
+        walk = 0.5 * walk + jax.random.uniform(noise, walk.shape, minval=-1.0)
+        return key, walk, walk.max()
+
     def body(state, _):
-        key, noise = jax.random.split(state["key"])
-        walk = 0.9 * state["walk"] + jax.random.normal(noise, state["walk"].shape)
-        return {"key": key, "walk": walk}, walk.mean()
+        keys, walks, largest = jax.vmap(move)(state["key"], state["walk"])
+        return {"key": keys, "walk": walks, "moves": state["moves"] + 1}, largest
 
     return jax.lax.scan(body, state, None, length=50)
+
+
+def place_on_mesh(state):
+    """Four walks over all devices, what they share on each of them."""
+    mesh = replica_mesh(num_replicas=4)
+    spread = shard_replicas(mesh, {name: state[name] for name in ("key", "walk")})
+    return spread | {"moves": replicate(mesh, state["moves"])}
 
 
 def fill_disk(folder: Path) -> None:
@@ -63,8 +85,11 @@ def run_toy(config, out: Path) -> None:
                 if index == config.fill_disk_at:
                     fill_disk(out)
 
-            state = {"key": jax.random.key(config.seeds[0]), "walk": jnp.zeros(100)}
-            state, means = phase.run_chunks(step_chunk, state, num_chunks=config.num_chunks, on_chunk=on_chunk)
+            keys = jax.random.split(jax.random.key(config.seeds[0]), 4)
+            state = {"key": keys, "walk": jnp.zeros((4, 25)), "moves": jnp.zeros((), int)}
+            state, means = phase.run_chunks(
+                step_chunk, place_on_mesh(state), num_chunks=config.num_chunks, on_chunk=on_chunk
+            )
             return {"last": state["walk"], "means": means}
 
         def summarise(phase):
