@@ -89,7 +89,7 @@ def use_compilation_cache(folder: Path | None) -> None:
     """
     if folder is not None:
         jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def parse_options(

@@ -19,7 +19,7 @@ SMOKE = ("--config", "smoke", "--log-level", "quiet", "--checkpoint-seconds", "0
 TINY = {
     "certify": ("--gradients", "100", "--chunks", "4"),
     "fine_tuning": ("--pretrain-steps", "40", "--max-steps", "40", "--rates", "1"),
-    "flatness": ("--grid", "10", "10"),
+    "flatness": ("--grid", "20", "20"),
     "gibbs_gap": ("--draws", "20", "--mean-field-steps", "20", "--rungs", "3", "--pilot-rungs", "4"),
     "in_context": ("--draws", "50", "--steps", "20"),
     "rule_extrapolation": ("--steps", "40", "--evaluate-every", "20", "--match", "50", "--regimes", "oracle"),
