@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from pbjax.runs.provenance import shown_command
 from pbjax.runs.sweep import write_summary
 from pbjax.runs.tables import markdown_table
 
@@ -35,7 +36,7 @@ def summary(record: Mapping[str, Any]) -> str:
     share = "not timed" if share is None else f"{share:.0%}"
     return f"""# certify, config {record["config_hash"]}
 
-`python {" ".join(made["command"])}`
+`python {shown_command(made["command"])}`
 
 n = {rows[0]["n"]:,} certified rows, {rows[0]["prior_rows"]:,} for the prior; {len(ladder["beta"])} moves,
 {rows[0]["gradients"]:,} gradients a chain after {rows[0]["pilot_gradients"]:,} of the pilot
