@@ -69,7 +69,10 @@ def same_rows(first, second):
     return row_differences(read_results(first)["rows"], read_results(second)["rows"]) == []
 
 
-@pytest.mark.parametrize("experiment", TINY)
+QUICK = ("certify", "flatness")  # the others are as strict, and run with make test-full
+
+
+@pytest.mark.parametrize("experiment", [e if e in QUICK else pytest.param(e, marks=pytest.mark.slow) for e in TINY])
 def test_one_kill(experiment, tmp_path, cache):
     flags = TINY[experiment]
     finish(experiment, tmp_path / "whole", cache, flags)
