@@ -179,7 +179,7 @@ def load(run: str | Path, *, name: str | None = None, seed: int | None = None, l
     if kept is None:
         raise RunError(f"{path / FOLDER} is empty; run its config again")
     return Network(
-        apply=model.apply,
+        apply=lambda params, inputs: model.apply(params, jnp.asarray(inputs)),
         params=jax.tree.map(lambda leaf: jnp.asarray(leaf[place]), kept.tree[own]),
         certificate=best,
         certificates=made,

@@ -115,7 +115,7 @@ def test_every_row_of_a_pass_is_used_once(study):
         assert (late[start : start + shape.passes].sum(axis=0) <= 1).all()
 
 
-QUICK = ("bsam", "variational_sam_b")  # a compilation each; the others with the slow tests
+QUICK = ("bsam",)  # a compilation each; the others with the slow tests
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from pbjax.runs import Phases, RunDirectory, RunOptions
+from pbjax.runs.provenance import provenance
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,16 +25,19 @@ def chunk(state, data):
     return {"walk": state["walk"] + 1.0, "scale": state["scale"] * 1.01}, (hidden @ hidden.T)[:, :200]
 
 
-with RunDirectory(sys.argv[1], experiment="big", config=Config()) as run:
-    phases = Phases(run, every_seconds=0)
-    state = {"walk": jnp.zeros(20_000_000), "scale": jnp.float32(1.0)}
-    data = jnp.ones((2000, 40_000), jnp.float32)
+def main(out):
+    with RunDirectory(out, experiment="big", config=Config()) as run:
+        phases = Phases(run, every_seconds=0)
+        state = {"walk": jnp.zeros(20_000_000), "scale": jnp.float32(1.0)}
+        data = jnp.ones((2000, 40_000), jnp.float32)
 
-    def sample(phase):
-        jitted = jax.jit(chunk, donate_argnums=0)
-        return {"sum": float(phase.run_chunks(jitted, state, num_chunks=4, arguments=(data,))[1].sum())}
+        def sample(phase):
+            jitted = jax.jit(chunk, donate_argnums=0)
+            return {"sum": float(phase.run_chunks(jitted, state, num_chunks=4, arguments=(data,))[1].sum())}
 
-    phases.run("sample", sample)
-    from pbjax.runs.provenance import provenance
+        phases.run("sample", sample)
+        print(json.dumps([run.expected_memory["sample"], provenance()["memory"]["host_peak_bytes"]]))
 
-    print(json.dumps([run.expected_memory["sample"], provenance()["memory"]["host_peak_bytes"]]))
+
+if __name__ == "__main__":
+    main(sys.argv[1])

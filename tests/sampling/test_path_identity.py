@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pbjax.evidence import thermodynamic_integration
-from pbjax.sampling import annealed_move, init_paths, make_schedule, path_chunk, path_sums
+from pbjax.sampling import hmc, init_paths, make_schedule, path_chunk, path_sums
 from tests.evidence.quadrature import Quadrature
 from tests.evidence.quadrature import well as reference_well
 from tests.sampling.path_toys import (
@@ -172,7 +172,7 @@ def test_a_missing_accept_step_breaks_it(monkeypatch):
         new = blackjax.mcmc.hmc.HMCState(end.position, end.logdensity, end.logdensity_grad)
         return new, info._replace(is_accepted=jnp.ones_like(info.is_accepted))
 
-    monkeypatch.setattr(annealed_move, "_KERNEL", always)
+    monkeypatch.setattr(hmc, "_KERNEL", always)
     compiled.cache_clear()  # a cached program would still hold the accept test
     state, sums, _ = run(8, **{**SHORT, "step_sizes": 0.9})
     compiled.cache_clear()
