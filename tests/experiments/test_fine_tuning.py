@@ -161,6 +161,7 @@ def test_lora_starts_at_the_function_and_has_its_rank(params):
     assert np.linalg.matrix_rank(change, tol=1e-8) == 2
 
 
+@pytest.mark.slow
 def test_permuted_adapters_are_those_of_the_permuted_network(params):
     """After any step, not only where B is zero; and what the study starts the control from is this and nothing else."""
     method, key = make_method(CONFIG, "lora_2"), map_keys(CONFIG)[1]

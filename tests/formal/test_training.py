@@ -235,6 +235,7 @@ def test_regimes_learn_their_completions_and_pinned_ones_end_at_one_loss():
         assert completion[oracle, 1] < 0.5 < 0.8 < completion[oracle, 0]
 
 
+@pytest.mark.slow
 def test_a_minibatch_epoch_reads_every_sequence_once():
     """A model whose loss names the sequence it reads: with three of three in batches of one, an epoch is a shuffle."""
     before, _, metrics = run(make_training(MODEL, optax.sgd(0.0), sequences=SEQUENCES, batch_size=1), 12)
@@ -261,6 +262,7 @@ def test_fresh_sequences_are_drawn_at_each_step():
     assert len(np.unique(metrics.loss)) > 2
 
 
+@pytest.mark.slow
 def test_padding_is_left_out_of_every_part_when_asked():
     training = make_training(
         MODEL, optax.sgd(0.0), sequences=SEQUENCES, completions=COMPLETIONS, prompt_length=2, include_padding=False

@@ -69,6 +69,7 @@ def test_a_step_follows_the_weighted_sum_of_loss_and_penalty():
     assert np.any(after.params["output"][0] != after.params["output"][1])
 
 
+@pytest.mark.slow
 def test_weight_zero_is_plain_training_and_branches_read_the_same_batches():
     plain = make_training(MODEL, optax.sgd(0.5), sequences=draw)
     _, after, metrics = both_branches(jax.random.key(1))

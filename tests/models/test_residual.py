@@ -157,6 +157,7 @@ def test_a_unit_of_wide_resnet_by_hand():
     np.testing.assert_allclose(jax.jit(model.apply)(params, inputs), logits, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_gradient_under_jit_is_finite_and_reaches_every_parameter():
     model = resnet_frn(10, depth=8, width=2)
     inputs, labels = images(side=9), jnp.array([1, 7])
@@ -168,6 +169,7 @@ def test_gradient_under_jit_is_finite_and_reaches_every_parameter():
         assert np.all(np.isfinite(leaf)) and np.any(leaf != 0)
 
 
+@pytest.mark.slow
 def test_neither_replicas_nor_examples_of_one_program_see_each_other():
     model = resnet_frn(10, depth=8, width=2)
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), shaken(model, 0), shaken(model, 1))

@@ -92,6 +92,7 @@ def test_replicas_in_one_program_are_replicas_one_by_one():
         assert_trees_close(jax.tree.map(lambda leaf, r=replica: leaf[r], together), expected, rtol=1e-4, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_every_example_with_weights_of_its_own():
     model = small_cnn(10)
     inputs = images(3)
@@ -102,6 +103,7 @@ def test_every_example_with_weights_of_its_own():
         np.testing.assert_allclose(logits[example], model.apply(own, inputs)[example], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_product_with_the_hessian_is_the_slope_of_the_gradient():
     model = small_cnn(10, channels=(3, 4), activation="tanh")
     inputs, labels = images(6).astype(jnp.float64), jnp.arange(6)

@@ -17,7 +17,7 @@ KEY = jax.random.key(7)
 
 
 # One of every kind of code; the others are compositions of the same parts and run with --run-slow.
-OFTEN = {"sam", "random_sam_3", "mean_field", "variational_sam_b", "look_sam", "m_sam", "ivon", "vogn"}
+OFTEN = {"sam", "random_sam_3", "mean_field", "variational_sam_b", "m_sam", "ivon", "vogn"}
 
 
 @pytest.fixture(params=[pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in sorted(CASES)])

@@ -52,6 +52,7 @@ def test_every_row_counts_equally_often_whatever_the_chunks(rows_per_chunk):
     assert risk.num_pairs == 900
 
 
+@pytest.mark.slow
 def test_layer_by_layer_has_the_law_of_whole_draws():
     model = models.mlp((16, 3), activation="tanh")
     inputs = jax.random.normal(jax.random.key(4), (200, 5))
