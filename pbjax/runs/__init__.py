@@ -4,11 +4,13 @@ from pbjax.runs import comparing, figures, launching, sweep
 from pbjax.runs.checkpoint import Checkpoint, CheckpointStore
 from pbjax.runs.command_line import parse, parse_options
 from pbjax.runs.config import HASHED_IF_CHANGED, NOT_HASHED, Configs, RunOptions, config_hash, load_configs
-from pbjax.runs.directory import MetricsLog, RunDirectory
+from pbjax.runs.directory import RunDirectory
 from pbjax.runs.errors import Interrupted, RunError, command_line_errors
-from pbjax.runs.loop import LoopTiming, Phase, Phases, inside_share, run_chunks
+from pbjax.runs.loop import LoopTiming, inside_share, run_chunks
 from pbjax.runs.mesh import over_replicas, replica_mesh, replicate, shard_data, shard_replicas
+from pbjax.runs.metrics import MetricsLog
 from pbjax.runs.networks import Network, keep_networks, load
+from pbjax.runs.phases import Phase, Phases
 from pbjax.runs.progress import Progress
 from pbjax.runs.provenance import provenance, shown_command
 from pbjax.runs.results import ROW_FIELDS, Field, check_rows, is_flagged

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pbjax.runs import RunError, RunOptions, hosts
+from tests.runs.processes import outcome, wait_for_chunks
 
 ROOT = Path(__file__).parents[2]
 TOY = str(Path(__file__).with_name("toy_experiment.py"))
@@ -62,19 +63,6 @@ def pair(script, out, *argv, devices=2, other=()):
 def finish(processes, limit=600):
     said = [process.communicate(timeout=limit)[1] for process in processes]
     return [process.returncode for process in processes], said
-
-
-def wait_for_chunks(processes, out, count):
-    while all(process.poll() is None for process in processes):
-        log = out / "metrics.jsonl"
-        if log.exists() and log.read_bytes().count(b"\n") >= count:
-            return
-        time.sleep(0.01)
-
-
-def outcome(out):
-    rows = json.loads((out / "results.json").read_text())["rows"]
-    return json.dumps(rows), (out / "metrics.jsonl").read_bytes(), (out / "config.json").read_bytes()
 
 
 def kill_and_see(processes, out, victim, *, chunks):

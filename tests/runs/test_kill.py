@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs.processes import outcome, wait_for_chunks
+
 ROOT = Path(__file__).parents[2]
 TOY = [sys.executable, "-W", "error", str(Path(__file__).with_name("toy_experiment.py"))]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -28,21 +30,6 @@ def finish(out, *argv):
     return process.returncode, said
 
 
-def wait_for_chunks(process, out, count):
-    """Waits until the log holds so many whole lines, or the process has ended."""
-    while process.poll() is None:
-        log = out / "metrics.jsonl"
-        if log.exists() and log.read_bytes().count(b"\n") >= count:
-            return
-        time.sleep(0.01)
-
-
-def outcome(out):
-    """What a run computed: its rows bit for bit, and its whole log."""
-    rows = json.loads((out / "results.json").read_text())["rows"]
-    return json.dumps(rows), (out / "metrics.jsonl").read_bytes(), (out / "config.json").read_bytes()
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed") / "run"
@@ -56,12 +43,12 @@ def undisturbed(tmp_path_factory):
 def test_sigkill_then_sigterm_then_again_gives_the_same_bits(tmp_path, undisturbed):
     out = tmp_path / "run"
     process = start(out, "--chunk-seconds", "0.1")
-    wait_for_chunks(process, out, 3)
+    wait_for_chunks([process], out, 3)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     process = start(out, "--chunk-seconds", "0.3")
-    wait_for_chunks(process, out, 5)
+    wait_for_chunks([process], out, 5)
     process.terminate()
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143
@@ -119,7 +106,7 @@ def test_kills_at_random_moments(tmp_path, undisturbed):
         out, kills = tmp_path / str(attempt), 0
         while True:
             process = start(out, "--chunk-seconds", "0.05")
-            wait_for_chunks(process, out, rng.randrange(9))
+            wait_for_chunks([process], out, rng.randrange(9))
             time.sleep(rng.uniform(0.0, 0.3))
             kills += process.poll() is None
             process.send_signal(rng.choice([signal.SIGKILL, signal.SIGTERM]))
