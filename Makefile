@@ -69,8 +69,16 @@ format: $(VENV)/.stamp-dev  ## let ruff sort imports, mend what it can and forma
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.stamp-run  ## every benchmark in turn
-	@for benchmark in $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)); do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
+# The peers live in an environment of their own: none of them is a dependency of pbjax.
+$(VENV)-bench/.stamp: pyproject.toml constraints.txt $(wildcard benchmarks/requirements-*.txt)
+	@echo "Installing pbjax and the peers of its benchmarks into $(VENV)-bench"
+	@rm -rf $(VENV)-bench
+	@$(subst $(VENV),$(VENV)-bench,$(MAKE_VENV))
+	@$(subst $(BIN),$(VENV)-bench/bin,$(INSTALL)) --editable '.[test]' $(patsubst %,--requirement %,$(wildcard benchmarks/requirements-*.txt))
+	@touch $@
+
+bench: $(VENV)-bench/.stamp  ## install with its peers, measure everything, write docs/results/benchmarks.md
+	$(VENV)-bench/bin/python -m benchmarks $(ARGS)
 
 constraints:  ## pin the newest compatible versions for all Pythons (needs uv)
 	@test -n "$(UV)" || { echo "make constraints needs uv on the path" >&2; exit 2; }
@@ -78,5 +86,5 @@ constraints:  ## pin the newest compatible versions for all Pythons (needs uv)
 		--custom-compile-command 'make constraints' --output-file constraints.txt pyproject.toml
 
 clean:  ## remove the environment, build products and caches; runs/ stays
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-bench build dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
