@@ -86,7 +86,7 @@ def below(values: np.ndarray, q: np.ndarray, c: list[mpmath.mpf]) -> tuple[float
             v, r = mpmath.mpf(value), mpmath.mpf(risk)
             excess = divergence(r, v, mpmath.log) - budget if v < 1 else mpmath.mpf(0)
             short += excess < 0
-            if 0 < v - r and v < 1:
+            if v > r and v < 1:
                 distance = max(distance, float(abs(excess) * (1 - v) / (v - r)))
     return short / len(c), distance
 

@@ -1,39 +1,65 @@
 """What one step of each optimiser costs, as multiples of the base optimiser's step, and what noise costs.
 
-    python benchmarks/optim_step.py [--net mlp resnet] [--batch 256] [--repeats 15] [--torch]
+    python -m benchmarks.optim_step [--quick] [--net mlp resnet] [--batch 256] [--repeats 9]
 
-All timings of one line are interleaved within one run and the median of the repeats is taken; only the ratios mean
-something. `mlp` is 784-600-600-10, `resnet` a residual network of eight convolutions on 16x16x3 images. The data are
-random. `allowed` is the bound that pbjax sets itself: 2.05 base steps for SAM, and 1.15 base steps plus one draw of P
-normals, measured in the same run with the same kind of key, for the members with one gradient. `--torch` also times
-ivon-opt and SGD in PyTorch on the same net and batch (pip install torch ivon-opt; not among pbjax's dependencies).
+The base is SGD with momentum, the same in JAX for everything in JAX and PyTorch's own for everything in PyTorch; both
+are what the user of an optimiser starts from. All timings of one net are interleaved and a ratio is taken within every
+round; only ratios mean something. `mlp` is 784-600-600-10, `resnet` a residual network of eight convolutions on
+16x16x3 images; the data are random. `asked of` is the bound that pbjax sets itself: 2.05 base steps for SAM, and 1.15
+base steps plus one draw of P normals, measured in the same run with the same kind of key, for members with one
+gradient.
+
+Peers: `optax.contrib.sam` in its opaque mode, normalised, in the same program as pbjax's SAM; SAM in PyTorch, written
+from the definition, and IVON by the package ivon-opt, on the same dense net and batch. PyTorch runs in a process of its
+own right after, because its threads would disturb those of JAX: ratios to its own base are within one run, milliseconds
+across the two are of one minute. Unfair to PyTorch: it steps from Python, as its users do, where JAX scans ten steps.
+Without PyTorch its lines are left out.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import dataclasses
+import importlib.util
 import statistics
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tyro
 
+from benchmarks._measuring import Figure, Timing, in_child, interleaved, report
 from pbjax import optim
 from pbjax.models import mlp
+
+CLAIM = "Step of an optimiser"
+BASE = "steps of SGD with momentum in JAX"
+Net = Literal["mlp", "resnet"]
+SHOWN = {"mlp": "784-600-600-10", "resnet": "residual, 8 convolutions"}
 
 # A call is a scan of so many steps, as training is: buffers are then reused rather than allocated. One step for the
 # residual net: XLA's CPU convolutions leave the thread pool inside a loop.
 STEPS = {"mlp": 10, "resnet": 1}
+SEEDS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is timed."""
+
+    net: tuple[Net, ...] = ("mlp", "resnet")
+    """Networks."""
+    batch: int = 256
+    """Rows for the dense net; the residual net takes an eighth."""
+    repeats: int = 9
+    """Interleaved runs."""
+    keys: tuple[str, ...] = ("threefry2x32", "rbg")
+    """Kinds of random keys; the residual net takes the first alone."""
+    quick: bool = False
+    """A small batch, two runs, the dense net alone."""
 
 
 class ResNet(nn.Module):
@@ -49,7 +75,7 @@ class ResNet(nn.Module):
         return nn.Dense(10)(x.mean(axis=(1, 2)))
 
 
-def problem(net: str, batch: int) -> tuple[Callable[..., jax.Array], Any, tuple[jax.Array, jax.Array]]:
+def problem(net: Net, batch: int) -> tuple[Callable[..., jax.Array], Any, tuple[jax.Array, jax.Array]]:
     """Loss, params and one batch."""
     rng = np.random.default_rng(0)
     labels = jnp.asarray(rng.integers(0, 10, batch))
@@ -90,13 +116,11 @@ def steps_of(tx: Any, loss: Any, extra: str, steps_per_call: int) -> Callable[..
     return steps
 
 
-def measure(net: str, batch: int, repeats: int, implementation: str) -> dict[str, Any]:
-    """Median milliseconds of every step and draw, and ratios."""
-    loss, params, data = problem(net, batch)
-    count = STEPS[net]
+def transformations() -> dict[str, tuple[Any, str]]:
+    """Every optimiser, and how its gradient function is handed to it."""
     base = optax.sgd(0.1, momentum=0.9)
     n = 60_000
-    chains: dict[str, tuple[Any, str]] = {
+    return {
         "base": (base, "base"),
         "adam": (optax.adam(1e-3), "base"),
         "sam": (optax.chain(optim.sam(0.05), base), "ours"),
@@ -108,6 +132,8 @@ def measure(net: str, batch: int, repeats: int, implementation: str) -> dict[str
         ),
         "variational_sam": (optax.chain(optim.variational_sam(0.05, n=n), base), "ours"),
         "mix_sam": (optax.chain(optim.mix_sam(0.05), base), "ours"),
+        "ivon": (optim.ivon(0.1, n=n), "ours"),
+        "bsam": (optim.bsam(0.1, n=n), "ours"),
         "gsam": (optax.chain(optim.gsam(0.05), base), "ours"),
         "optax_sam": (
             optax.contrib.sam(
@@ -115,12 +141,20 @@ def measure(net: str, batch: int, repeats: int, implementation: str) -> dict[str
             ), "optax",
         ),
     }  # fmt: skip
-    for name in ("ivon", "bsam"):
-        if hasattr(optim, name):
-            chains[name] = (getattr(optim, name)(0.1, n=n), "ours")
+
+
+def relative(timing: Timing, base: Timing, by: float = 1.0) -> tuple[float, float, float]:
+    """Median, least and greatest ratio, taken round by round, of `timing` to `by` times `base`."""
+    ratios = [one / other / by for one, other in zip(timing.seconds, base.seconds, strict=True)]
+    return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def measure(net: Net, batch: int, repeats: int, implementation: str) -> list[Figure]:
+    """Steps and draws of one net with one kind of key."""
+    loss, params, data = problem(net, batch)
+    count, chains = STEPS[net], transformations()
     key = jax.random.key(1, impl=implementation)
-    seeds = 16
-    keys = jax.random.split(key, seeds)
+    keys = jax.random.split(key, SEEDS)
     calls: dict[str, Callable[[], Any]] = {}
     for name, (tx, extra) in chains.items():
         step = jax.jit(steps_of(tx, loss, extra, count))
@@ -130,9 +164,9 @@ def measure(net: str, batch: int, repeats: int, implementation: str) -> dict[str
     for name in ("base", "sam", "mean_field") if net == "mlp" else ():
         tx, extra = chains[name]
         many = jax.jit(jax.vmap(steps_of(tx, loss, extra, count), in_axes=(0, 0, None, 0)))
-        copies = jax.tree.map(lambda leaf: jnp.stack([leaf] * seeds), params)
+        copies = jax.tree.map(lambda leaf: jnp.stack([leaf] * SEEDS), params)
         states = jax.vmap(tx.init)(copies)
-        calls[f"{name}_x{seeds}"] = lambda many=many, copies=copies, states=states: many(copies, states, data, keys)
+        calls[f"{name}_x{SEEDS}"] = lambda many=many, copies=copies, states=states: many(copies, states, data, keys)
     leaves = jax.tree.leaves(params)
 
     def draws(key: jax.Array, draw: Callable[..., jax.Array]) -> Any:
@@ -149,94 +183,77 @@ def measure(net: str, batch: int, repeats: int, implementation: str) -> dict[str
     draw = jax.jit(lambda key: draws(key, optim.standard_normal))
     calls["draw_standard_normal"] = lambda draw=draw: draw(jax.random.key(2))
 
-    def timed(call: Callable[[], Any]) -> float:
-        begin = time.perf_counter()
-        jax.block_until_ready(call())
-        return 1e3 * (time.perf_counter() - begin) / count
-
-    for call in calls.values():
-        timed(call)
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            taken[name].append(timed(call))
-    median = {name: statistics.median(values) for name, values in taken.items()}
-    one, noise = median["base"], median[f"draw_{implementation}"]
-    allowed = {"sam": 2.05, "random_sam": 1.15 + noise / one, "mean_field": 1.15 + noise / one,
-               "mean_field_natural": 1.15 + noise / one, "ivon": 1.15 + noise / one}  # fmt: skip
-    return {
-        "net": net, "params": sum(leaf.size for leaf in leaves), "batch": batch, "key": implementation,
-        "ms": {name: round(value, 3) for name, value in median.items()},
-        "over_base": {name: round(value / one, 3) for name, value in median.items() if name != "base"},
-        "allowed": {name: round(value, 3) for name, value in allowed.items()},
-        "sam_over_optax_sam": round(median["sam"] / median["optax_sam"], 3),
-        f"{seeds}_seeds_over_one": {
-            name: round(median[f"{name}_x{seeds}"] / median[name], 2)
-            for name in ("base", "sam", "mean_field")
-            if f"{name}_x{seeds}" in median
-        },
-    }  # fmt: skip
+    case = f"{SHOWN[net]}, {sum(leaf.size for leaf in leaves):,} weights, batch {batch}, {implementation} keys"
+    taken = interleaved(calls, repeats)
+    return figures_of(case, taken, count, implementation)
 
 
-def measure_torch(batch: int, repeats: int) -> dict[str, float]:
-    """ivon-opt and SGD in PyTorch on 784-600-600-10, milliseconds a step."""
-    import ivon  # pyright: ignore[reportMissingImports]
-    import torch  # pyright: ignore[reportMissingImports]
-
-    torch.manual_seed(0)
-    layers = torch.nn
-    net = layers.Sequential(
-        layers.Linear(784, 600), layers.ReLU(), layers.Linear(600, 600), layers.ReLU(), layers.Linear(600, 10)
-    )
-    inputs, labels = torch.rand(batch, 784), torch.randint(0, 10, (batch,))
-    optimizers = {
-        "torch_sgd": torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9),
-        "torch_ivon": ivon.IVON(net.parameters(), lr=0.0, ess=60_000),
-    }
-
-    def backward() -> None:
-        net.zero_grad()
-        torch.nn.functional.cross_entropy(net(inputs), labels).backward()
-
-    def step(name: str) -> float:
-        optimizer = optimizers[name]
-        begin = time.perf_counter()
-        if name == "torch_ivon":
-            with optimizer.sampled_params(train=True):
-                backward()
-        else:
-            backward()
-        optimizer.step()
-        return 1e3 * (time.perf_counter() - begin)
-
-    taken: dict[str, list[float]] = {name: [] for name in optimizers}
-    for repeat in range(repeats + 3):
-        for name in optimizers:
-            taken[name] += [step(name)] if repeat >= 3 else [step(name)][:0]
-    return {name: round(statistics.median(values), 3) for name, values in taken.items()}
-
-
-def main() -> None:
-    """Command line; one JSON line a net and kind of key."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--net", nargs="+", choices=("mlp", "resnet"), default=["mlp", "resnet"])
-    parser.add_argument("--batch", type=int, default=256, help="of the dense net; the residual net takes an eighth")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--keys", nargs="+", default=["threefry2x32", "rbg"])
-    parser.add_argument("--torch", action="store_true", help="also time ivon-opt in PyTorch")
-    arguments = parser.parse_args()
-    print(json.dumps({"jax": jax.__version__, "device": jax.devices()[0].device_kind}), flush=True)
-    for net in arguments.net:
-        for implementation in arguments.keys:
-            print(
-                json.dumps(
-                    measure(net, arguments.batch // (1 if net == "mlp" else 8), arguments.repeats, implementation)
-                ),
-                flush=True,
+def figures_of(case: str, taken: dict[str, Timing], count: int, implementation: str) -> list[Figure]:
+    """What is told of the timings of one net."""
+    base = taken["base"]
+    ours, sam = taken["sam"], taken["optax_sam"]
+    noise = taken[f"draw_{implementation}"].median / base.median
+    figures = [Figure(CLAIM, case, "optax, SGD with momentum", "milliseconds a step", *base.each(1e-3 * count),
+                      unit="ms", compile_seconds=base.compile_seconds)]  # fmt: skip
+    for name, timing in taken.items():
+        if name.startswith("draw_"):
+            figures.append(Figure(CLAIM, case, f"normals by {name[5:]}", "milliseconds a draw of one number a weight",
+                                  *timing.each(1e-3 * count), unit="ms"))  # fmt: skip
+        elif name.endswith(f"_x{SEEDS}"):
+            one = name.removesuffix(f"_x{SEEDS}")
+            who = "optax, SGD with momentum" if one == "base" else f"pbjax {one}"
+            figures.append(
+                Figure(CLAIM, case, who, f"{SEEDS} seeds in one program, steps of one", *relative(timing, taken[one]))
             )
-    if arguments.torch:
-        print(json.dumps(measure_torch(arguments.batch, arguments.repeats)), flush=True)
+        elif name != "base":
+            peer = {"optax_sam": "optax.contrib.sam", "adam": "optax.adam"}.get(name)
+            figures.append(
+                Figure(CLAIM, case, peer or f"pbjax {name}", BASE, *relative(timing, base),
+                       over_pbjax=sam.median / ours.median if timing is sam else None,
+                       note="the ratio is to pbjax sam" if timing is sam else "",
+                       compile_seconds=timing.compile_seconds)
+            )  # fmt: skip
+    for names, asked in ((("sam",), 2.05), (("random_sam", "mean_field", "mean_field_natural", "ivon"), 1.15 + noise)):
+        figures += [Figure(CLAIM, case, f"asked of {name}", BASE, asked, asked, asked) for name in names]
+    return figures
+
+
+def measure_torch(batch: int, repeats: int, ours: Sequence[Figure]) -> list[Figure]:
+    """SGD, SAM and IVON in PyTorch, beside the dense net in JAX."""
+    told = in_child("benchmarks._torch_optim_step", str(batch), str(repeats))
+    taken = {name: Timing(tuple(seconds), 0.0) for name, seconds in told["seconds"].items()}
+    steps = {figure.who: figure.median for figure in ours if figure.quantity == BASE}
+    base = next(figure for figure in ours if figure.quantity == "milliseconds a step")
+    shown = {"sgd": "PyTorch SGD with momentum", "sam": "PyTorch SAM, from the definition", "ivon": "ivon-opt"}
+    figures = []
+    for name, timing in taken.items():
+        milliseconds = base.median * (1.0 if name == "sgd" else steps[f"pbjax {name}"])
+        figures.append(
+            Figure(CLAIM, base.case, shown[name], "milliseconds a step", *timing.each(1e-3), unit="ms",
+                   over_pbjax=1e3 * timing.median / milliseconds,
+                   note="the ratio is to optax's SGD" if name == "sgd" else f"the ratio is to pbjax {name}")
+        )  # fmt: skip
+        if name != "sgd":
+            figures.append(
+                Figure(CLAIM, base.case, shown[name], "steps of SGD with momentum in PyTorch",
+                       *relative(timing, taken["sgd"]))
+            )  # fmt: skip
+    return figures
+
+
+def main(options: Options) -> None:
+    """Measures and prints."""
+    if options.quick:
+        options = dataclasses.replace(options, net=options.net[:1], batch=16, repeats=2, keys=options.keys[:1])
+    for net in options.net:
+        for implementation in options.keys if net == "mlp" else options.keys[:1]:
+            batch = options.batch // (1 if net == "mlp" else 8)
+            figures = measure(net, batch, options.repeats, implementation)
+            report(figures)
+            first = (net, implementation) == ("mlp", options.keys[0])
+            if first and all(importlib.util.find_spec(package) for package in ("torch", "ivon")):
+                report(measure_torch(batch, options.repeats, figures))
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options, description=__doc__))
