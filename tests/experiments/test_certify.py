@@ -1,12 +1,7 @@
 """The whole experiment from the command line, at the size of `smoke`."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,31 +14,21 @@ from experiments._certify.problem import make_problem
 from pbjax.data import load as data_load
 from pbjax.runs import ROW_FIELDS
 from pbjax.runs.verifying import verify
+from tests.experiments import processes
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = ("--config", "smoke", "--log-level", "quiet")
-
-
-def start(*arguments):
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "experiments" / "certify.py"), *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
-    )  # fmt: skip
-
-
-def command(*arguments):
-    process = start(*arguments)
-    out, err = process.communicate(timeout=600)
-    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+command = partial(processes.command, "certify")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    out = tmp_path_factory.mktemp("certify") / "run"
-    done = command(*TINY, "--out", str(out))
-    assert done.returncode == 0, done.stderr
-    return out, done
+def runs(tmp_path_factory):
+    return processes.whole_and_killed("certify", tmp_path_factory.mktemp("certify"), *TINY, sign="checkpoints/chains/*")
+
+
+@pytest.fixture(scope="module")
+def finished(runs):
+    """The run that was killed and resumed: whatever is said of a run holds for it."""
+    return runs.resumed, runs.done
 
 
 def record_of(out):
@@ -130,27 +115,9 @@ def test_a_seed_is_the_same_alone(finished, tmp_path):
     assert alone["certificate"] <= among["certificate"] + 0.02
 
 
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bits(finished, tmp_path):
-    out = tmp_path / "run"
-    process = start(*TINY, "--checkpoint-seconds", "0", "--out", str(out))
-    chunk = out / "checkpoints" / "chains"
-    while process.poll() is None and not (chunk.is_dir() and any(chunk.iterdir())):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=600)
-    stopped = not (out / "results.json").exists()
-    done = command(*TINY, "--out", str(out))
-    assert done.returncode == 0, done.stderr
-    if not stopped:
-        pytest.skip("the run was faster than the signal")
-    assert process.returncode != 0
-
-    def numbers(path):
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in record_of(path)["rows"]]
-
-    assert numbers(out) == numbers(finished[0])
-    assert record_of(out)["curve"] == record_of(finished[0])["curve"]
+def test_a_killed_run_goes_on_to_the_same_bits(runs):
+    assert processes.same_rows(runs.whole, runs.resumed)
+    assert record_of(runs.resumed)["curve"] == record_of(runs.whole)["curve"]
 
 
 @pytest.mark.slow

@@ -16,8 +16,8 @@ from experiments._fine_tuning.linearised import tangent_maps
 from experiments._fine_tuning.methods import learning_rates, make_method
 from experiments._fine_tuning.problem import Arm, arms, draw_control, make_problem, map_keys, transformed
 from experiments._fine_tuning.rows import slope
-from pbjax import runs
-from pbjax.runs import load_configs
+from pbjax.runs import RunError, load_configs
+from tests.experiments.processes import same_rows, whole_and_killed
 
 CONFIG = dataclasses.replace(smoke, log_level="quiet", symmetries=("rescaling", "mixing"))
 PROBLEM = make_problem(CONFIG)
@@ -40,7 +40,7 @@ def test_maps_leave_the_function(params):
     assert measuring.identical_at_one(CONFIG, jax.tree.map(lambda leaf: leaf[0], params))
     broken = dict(params)
     broken["Embedding"] = params["Embedding"].at[2, 1].mul(1.01)
-    with pytest.raises(runs.RunError, match="rescaling with c = 2 moves logits"):
+    with pytest.raises(RunError, match="rescaling with c = 2 moves logits"):
         measuring.logit_gaps(PROBLEM, broken, arms(CONFIG))
 
 
@@ -222,11 +222,11 @@ def test_slopes_of_exact_powers():
     assert slope(table, method="sgd", symmetry="rescaling", policy="tuned") is None
 
 
-@pytest.mark.slow
-def test_a_run_leaves_rows_figures_and_a_summary_and_resumes(tmp_path, capsys):
-    out = tmp_path / "run"
-    command = ["--config", "smoke", "--out", str(out), "--linearised", "--log-level", "quiet"]
-    fine_tuning.main(command)
+@pytest.mark.parametrize("linearised", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_smoke_config_from_the_command_line_survives_a_kill_and_leaves_everything(tmp_path, linearised):
+    runs = whole_and_killed("fine_tuning", tmp_path, "--config", "smoke", *(["--linearised"] if linearised else []))
+    assert same_rows(runs.whole, runs.resumed)
+    out = runs.resumed
     rows = json.loads((out / "results.json").read_text())["rows"]
     assert len(rows) == 3 * 2 * 2
     by = {(row["symmetry"], row["policy"], row["seed"]): row for row in rows}
@@ -240,11 +240,6 @@ def test_a_run_leaves_rows_figures_and_a_summary_and_resumes(tmp_path, capsys):
     }  # fmt: skip
     text = (out / "summary.md").read_text()
     assert "as it is: yes" in text and "NO" not in text.split()
-    before = (out / "results.json").read_text()
-    fine_tuning.main(command)
-    again = json.loads((out / "results.json").read_text())["rows"]
-    assert again == json.loads(before)["rows"]
-    capsys.readouterr()
 
 
 @pytest.mark.parametrize(

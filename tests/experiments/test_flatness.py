@@ -10,6 +10,7 @@ import pytest
 
 from experiments import flatness
 from experiments._flatness import surfaces
+from tests.experiments.processes import same_rows, whole_and_killed
 
 # surface and basin: place and value to be met, within 0.05 in place and 5e-4 in value; exact SAM's own minima were not
 # known beforehand and are checked below on a fine grid of their own.
@@ -22,6 +23,12 @@ TABLE = {
     ("one_step_sam", "flat"): ((19.85, 29.95), 0.5209),
 }
 RHO = 8.0
+
+
+def test_a_killed_run_has_the_rows_of_an_undisturbed_one(tmp_path):
+    # Too quick to be met between its chunks: killed as soon as it has a directory.
+    runs = whole_and_killed("flatness", tmp_path, "--config", "smoke", "--grid", "20", "20", sign="config.json")
+    assert same_rows(runs.whole, runs.resumed)
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,7 @@
 """The whole experiment from the command line, at the size of `smoke`."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,31 +12,31 @@ import pbjax
 from pbjax import data
 from pbjax.runs import ROW_FIELDS
 from pbjax.runs.verifying import verify
+from tests.experiments import processes
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = (
     "--config", "smoke", "--draws", "20", "--adapt-moves", "20", "--mean-field-steps", "40", "--log-level", "quiet",
 )  # fmt: skip
-
-
-def command(*arguments, timeout=900):
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return subprocess.run(
-        [sys.executable, str(ROOT / "experiments" / "gibbs_gap.py"), *arguments],
-        capture_output=True, text=True, timeout=timeout, cwd=ROOT, env=environment,
-    )  # fmt: skip
+command = partial(processes.command, "gibbs_gap")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    out = tmp_path_factory.mktemp("gibbs_gap") / "run"
-    done = command(*TINY, "--seeds", "0", "1", "--out", str(out))
-    assert done.returncode == 0, done.stderr
-    return out, done
+def runs(tmp_path_factory):
+    return processes.whole_and_killed("gibbs_gap", tmp_path_factory.mktemp("gibbs_gap"), *TINY, "--seeds", "0", "1")
+
+
+@pytest.fixture(scope="module")
+def finished(runs):
+    """The run that was killed and resumed: whatever is said of a run holds for it."""
+    return runs.resumed, runs.done
 
 
 def rows_of(out):
     return json.loads((out / "results.json").read_text())["rows"]
+
+
+def test_a_killed_run_has_the_rows_of_an_undisturbed_one(runs):
+    assert processes.same_rows(runs.whole, runs.resumed)
 
 
 def test_results_hold_every_method_loss_and_seed(finished):

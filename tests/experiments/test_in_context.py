@@ -47,6 +47,7 @@ from experiments._in_context.training import (
 from pbjax.formal import hmm
 from pbjax.models import LanguageModel
 from pbjax.runs import load_configs
+from tests.experiments.processes import same_rows, whole_and_killed
 
 CONFIG = dataclasses.replace(smoke, tiny_length=8, log_level="quiet")
 TINY = make_mixture(CONFIG.tiny)
@@ -328,10 +329,10 @@ def test_comparison_over_seeds():
     assert last["difference"] == 0 and last["p_value"] == 1 and none["seeds"] == 0 and none["p_value"] is None
 
 
-def test_smoke_config_from_the_command_line_resumes_and_leaves_everything(tmp_path, capsys):
-    out = tmp_path / "run"
-    command = ["--config", "smoke", "--out", str(out), "--log-level", "quiet"]
-    in_context.main(command)
+def test_smoke_config_from_the_command_line_survives_a_kill_and_leaves_everything(tmp_path):
+    runs = whole_and_killed("in_context", tmp_path, "--config", "smoke")
+    assert same_rows(runs.whole, runs.resumed)
+    out = runs.resumed
     first = json.loads((out / "results.json").read_text())
     rows = first["rows"]
     of = {part: [row for row in rows if row["part"] == part] for part in {row["part"] for row in rows}}
@@ -358,11 +359,6 @@ def test_smoke_config_from_the_command_line_resumes_and_leaves_everything(tmp_pa
     summary = (out / "summary.md").read_text()
     assert f"ρ = {first['exact']['rho']:.5f}" in summary and "The penalty moves the test loss by" in summary
     assert str(tmp_path) not in summary
-    capsys.readouterr()
-    for name in ("results.json", "results.parquet"):
-        (out / name).unlink()
-    in_context.main(command)
-    assert json.loads((out / "results.json").read_text())["rows"] == rows
 
 
 @pytest.mark.parametrize(

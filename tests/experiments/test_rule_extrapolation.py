@@ -18,6 +18,7 @@ from experiments._rule_extrapolation.results import chosen
 from experiments._rule_extrapolation.training import init_replicas, make_training
 from pbjax import formal
 from pbjax.runs import load_configs
+from tests.experiments.processes import same_rows, whole_and_killed
 
 CONFIG = dataclasses.replace(smoke, log_level="quiet")
 
@@ -126,15 +127,14 @@ def test_selections():
     assert chosen(kl, match=0.1)["matched"] is None
 
 
-def test_smoke_config_from_the_command_line_resumes_and_leaves_everything(tmp_path, capsys):
-    out = tmp_path / "run"
-    command = [
-        "--config", "smoke", "--out", str(out), "--log-level", "quiet", "--steps", "40", "--evaluate-every", "20",
-        "--match", "50", "--sharpness-samples", "2", "--regimes", "adversarial", "oracle",
-    ]  # fmt: skip
-    rule_extrapolation.main(command)
-    first = json.loads((out / "results.json").read_text())
-    rows = first["rows"]
+def test_smoke_config_from_the_command_line_survives_a_kill_and_leaves_everything(tmp_path):
+    runs = whole_and_killed(
+        "rule_extrapolation", tmp_path, "--config", "smoke", "--steps", "40", "--evaluate-every", "20", "--match", "50",
+        "--sharpness-samples", "2", "--regimes", "adversarial", "oracle",
+    )  # fmt: skip
+    assert same_rows(runs.whole, runs.resumed)
+    out = runs.resumed
+    rows = json.loads((out / "results.json").read_text())["rows"]
     assert len(rows) == 2 * 2 * 3
     assert {row["selection"] for row in rows} == {"best", "last", "matched"}
     for row in rows:
@@ -148,12 +148,6 @@ def test_smoke_config_from_the_command_line_resumes_and_leaves_everything(tmp_pa
     names = {path.name for path in (out / "figures").iterdir()}
     assert {"loss_against_accuracy.png", "accuracy_within_bands.png", "class_mass.png", "accuracy_by_kind.png"} <= names
     assert "Within loss bands" in (out / "summary.md").read_text()
-    capsys.readouterr()
-    for name in ("results.json", "results.parquet"):
-        (out / name).unlink()
-    rule_extrapolation.main(command)
-    again = json.loads((out / "results.json").read_text())
-    assert again["rows"] == rows
 
 
 @pytest.mark.parametrize(
