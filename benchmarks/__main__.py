@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 NAMES = (
     "leapfrog", "ladder", "bounds", "mean_field", "optim_step", "rule_extrapolation", "seeds", "convolution", "growth",
+    "checkpointing",
 )  # fmt: skip
 PACKAGES = ("jax", "numpyro", "blackjax", "torch", "pacbb", "ivon-opt", "optax", "numpy")
 
