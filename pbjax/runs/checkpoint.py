@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import sys
-import zlib
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pbjax.runs import hosts
+from pbjax.runs.checksums import checksum, checksum_of_pieces
 from pbjax.runs.errors import RunError, is_full_disk
 
 _DIGITS = 8
@@ -76,10 +76,6 @@ def _plain_leaf(leaf: Any) -> tuple[Any, str | None]:
         leaf = leaf.addressable_data(0)
     # On the host and at least one-dimensional: then a run may resume on another number of devices.
     return np.atleast_1d(np.asarray(leaf)), None
-
-
-def _checksum(array: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data)
 
 
 def _describe(path: Any, leaf: Any) -> dict[str, Any]:
@@ -159,7 +155,9 @@ class CheckpointStore:
             plain, _ = _plain_leaf(leaf)
             entry = _describe(path, leaf)
             if isinstance(plain, np.ndarray):
-                entry["checksum"] = _checksum(plain)
+                entry["checksum"] = checksum(plain)
+            else:
+                entry["checksum_of_pieces"] = checksum_of_pieces(plain)
             if plain.size:  # orbax refuses arrays without elements; their description is all there is to them
                 arrays[f"leaf_{index:05d}"] = plain
             leaves.append(entry)
@@ -268,10 +266,12 @@ class CheckpointStore:
 
     @staticmethod
     def _restore_leaf(stored: Any, leaf: Any, entry: dict[str, Any]) -> Any:
+        if "checksum_of_pieces" in entry and checksum_of_pieces(stored) != entry["checksum_of_pieces"]:
+            raise ValueError(f"wrong checksum of {entry['path']}")
         if not isinstance(stored, np.ndarray):
             wrap = jax.jit(lambda words: jax.random.wrap_key_data(words, impl=entry["generator"]))
             return wrap(stored) if entry["generator"] else stored
-        if "checksum" in entry and _checksum(stored) != entry["checksum"]:
+        if "checksum" in entry and checksum(stored) != entry["checksum"]:
             raise ValueError(f"wrong checksum of {entry['path']}")
         if entry["generator"]:
             data = jnp.asarray(stored).reshape(jax.eval_shape(jax.random.key_data, leaf).shape)

@@ -235,6 +235,26 @@ def from_leader(data: bytes | None) -> bytes | None:
     return np.asarray(multihost_utils.broadcast_one_to_all(buffer))[:length].astype(np.uint8).tobytes()
 
 
+def total(value: int) -> int:
+    """The sum over all processes, modulo 2^64.
+
+    Args:
+      value: this process's · in [0, 2^64).
+
+    Returns:
+      The same on every process.
+
+    Example:
+      >>> total(3)
+      3
+    """
+    if process_count() == 1:
+        return value
+    halves = np.array([value >> 32, value & 0xFFFFFFFF], np.uint32)
+    every = multihost_utils.process_allgather(halves).astype(object)
+    return int(sum((high << 32) + low for high, low in every)) % 2**64
+
+
 def largest(*values: int) -> tuple[int, ...]:
     """The largest of each value over all processes, which call it together.
 

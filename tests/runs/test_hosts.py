@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -89,8 +90,17 @@ def undisturbed(tmp_path_factory):
 def test_one_of_two_processes_is_killed_and_both_resume_to_the_rows_of_one(tmp_path, undisturbed):
     out = tmp_path / "run"
     kill_and_see(pair(TOY, out, "--chunk-seconds", "0.2"), out, 1, chunks=3)
-    assert max(int(path.name) for path in (out / "checkpoints" / "sample").iterdir() if path.name.isdigit()) >= 2
-    assert finish(pair(TOY, out)) == ([0, 0], ["", ""])
+    newest = max(path for path in (out / "checkpoints" / "sample").iterdir() if path.name.isdigit())
+    assert int(newest.name) >= 2
+    # Bytes that are not those that were saved, in an array that both processes hold a part of.
+    [description] = (
+        path for path in newest.rglob("*") if path.is_file() and b"checksum_of_pieces" in path.read_bytes()
+    )
+    found = json.loads(re.sub(r'("checksum_of_pieces": )', r"\g<1>1", description.read_text(), count=1))
+    description.write_text(json.dumps(found))
+    statuses, said = finish(pair(TOY, out))
+    assert statuses == [0, 0]
+    assert all(f"{newest.name} is damaged (wrong checksum of" in text and text.count("\n") == 1 for text in said), said
     assert outcome(out) == outcome(undisturbed)
     record = json.loads((out / "results.json").read_text())["provenance"]
     assert (record["device"]["processes"], record["device"]["count"]) == (2, 4)
