@@ -1,31 +1,30 @@
-"""What one leapfrog step costs: against a value-and-gradient, and against a matrix product's rate.
+"""What one leapfrog step costs: against a value-and-gradient, and against the machine's matrix-product rate.
 
-    python benchmarks/leapfrog.py [--rows 60000] [--replicas 44] [--repeats 7]
+    python -m benchmarks.leapfrog
+    python -m benchmarks.leapfrog --quick
 
-Both ratios are taken within one run, the timings interleaved, each the median of the repeats. The data are random: only
-shapes matter. FLOPs of a gradient are counted from the shapes, products only: forward and backward of every layer but
-the product that would give the gradient in the inputs.
+A leapfrog step of Hamiltonian Monte Carlo is one gradient of the empirical risk over all rows and a few passes over the
+position. Two questions: does a move cost more than its gradients, and how near are those to the rate that the machine
+does one large matrix product at, timed in the same rounds?
+
+FLOPs are counted from the shapes, matrix products only: forward and backward of every layer without the product that
+would give the gradient in the inputs. Exponentials, activations, losses and sums over rows count as time but not as
+work, so a share of 1 is out of reach, the more so the narrower the layers. Data are random: only shapes matter.
 """
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import itertools
-import json
-import platform
-import statistics
-import sys
-import time
 from functools import partial
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 
+from benchmarks import _measuring as measuring
 from pbjax import precision
 from pbjax.losses import smooth_bounded_cross_entropy
 from pbjax.models import mlp
@@ -33,6 +32,40 @@ from pbjax.posteriors import fan_in_prior
 from pbjax.posteriors.energy import chunk_rows, energy
 from pbjax.posteriors.gibbs import log_density, whiten
 from pbjax.sampling import hmc
+
+CLAIM = "A leapfrog step against the machine's matrix-product rate"
+PRODUCTS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is timed."""
+
+    rows: int = 60_000
+    """Rows of the data set."""
+    rows_per_chunk: int = 2000
+    """Rows whose activations are in memory at once, the default of the experiments."""
+    repeats: int = 7
+    """Interleaved rounds."""
+    quick: bool = False
+    """A twentieth of the rows, two rounds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+    """A network and how many of it run side by side."""
+
+    widths: tuple[int, ...]
+    replicas: int
+    leapfrogs: int
+
+    @property
+    def name(self) -> str:
+        """As 196-50-10."""
+        return "-".join(map(str, self.widths))
+
+
+NETS = (Net((196, 50, 10), 16, 8), Net((784, 600, 600, 10), 4, 2))
 
 
 def flops(widths: tuple[int, ...], rows: int) -> int:
@@ -42,91 +75,82 @@ def flops(widths: tuple[int, ...], rows: int) -> int:
     return 2 * forward + sum(2 * rows * a * b for a, b in layers[1:])
 
 
-def measure(
-    widths: tuple[int, ...], rows: int, replicas: int, *, rows_per_chunk: int, leapfrogs: int, repeats: int
-) -> dict[str, Any]:
-    """Median seconds of a value-and-gradient, a leapfrog step and a 2048^3 product, and their ratios."""
+def make_energy(widths: tuple[int, ...], rows: int, rows_per_chunk: int) -> tuple[int, Any, Any]:
+    """Parameters, `energy(z, rows) -> L` and its rows, on random data: whitened as the experiments have it."""
     generator = np.random.default_rng(0)
     inputs = generator.random((rows, widths[0]), np.float32)
     labels = generator.integers(0, widths[-1], rows)
     model = mlp(widths[1:])
-    prior = fan_in_prior(model.init(jax.random.key(0), jnp.asarray(inputs[:1])), scale=2.0)
+    prior = fan_in_prior(model.init(jax.random.key(0), jnp.asarray(inputs[:1])), scale=1.0)
     whitening = whiten(prior.mean, prior.log_scale)
-    data = chunk_rows(inputs, labels, rows_per_chunk=rows_per_chunk, columns=True)
     assert model.columns is not None
-    function = energy(
-        model.columns.apply, partial(smooth_bounded_cross_entropy, ceiling=4.0), columns=True,
-        prepare=model.columns.prepare,
-    )  # fmt: skip
-    betas = jnp.full((replicas,), 1000.0)
+    loss = partial(smooth_bounded_cross_entropy, ceiling=4.0)
+    function = energy(model.columns.apply, loss, columns=True, prepare=model.columns.prepare)
+    data = chunk_rows(inputs, labels, rows_per_chunk=rows_per_chunk, columns=True)
+    return whitening.dimension, lambda z, data: function(whitening.to_params(z), rows=data), data
 
-    def target(z: jax.Array, beta: jax.Array, data: Any) -> jax.Array:
-        return log_density(z, beta, lambda x: function(whitening.to_params(x), rows=data))
 
-    gradient = jax.jit(lambda z, data: jax.vmap(jax.value_and_grad(partial(target, data=data)))(z, betas))
+def measure(net: Net, options: Options) -> None:
+    """Prints the figures of one network."""
+    dimension, energy_of, data = make_energy(net.widths, options.rows, options.rows_per_chunk)
+    betas, sizes = jnp.full((net.replicas,), 1000.0), jnp.full((net.replicas,), 1e-3)
+    z = jax.random.normal(jax.random.key(1), (net.replicas, dimension), jnp.float32)
+
+    @jax.jit
+    def gradient(z: jax.Array, data: Any) -> Any:
+        return jax.vmap(jax.value_and_grad(partial(log_density, energy=partial(energy_of, data=data))))(z, betas)
 
     @jax.jit
     def move(key: jax.Array, state: Any, data: Any) -> Any:
         return hmc.step(
-            key, state, betas=betas, step_sizes=jnp.full((replicas,), 0.01), num_integration_steps=leapfrogs,
-            energy=lambda x: function(whitening.to_params(x), rows=data),
+            key, state, betas=betas, step_sizes=sizes, num_integration_steps=net.leapfrogs,
+            energy=partial(energy_of, data=data),
         )[0]  # fmt: skip
 
-    square = jnp.asarray(generator.random((2048, 2048), np.float32))
-    product = jax.jit(lambda a: a @ a)
-    z = jax.random.normal(jax.random.key(1), (replicas, whitening.dimension), jnp.float32)
-    state = hmc.init(z, betas, lambda x: function(whitening.to_params(x), rows=data))
-
-    def timed(call: Any) -> float:
-        begin = time.perf_counter()
-        jax.block_until_ready(call())
-        return time.perf_counter() - begin
-
-    calls = {
-        "gradient": lambda: gradient(z, data),
-        "move": lambda: move(jax.random.key(2), state, data),
-        "product": lambda: product(square),
-    }
-    for call in calls.values():
-        timed(call)
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            seconds[name].append(min(timed(call) for _ in range(5 if name == "product" else 1)))
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    rate = flops(widths, rows) * replicas / median["gradient"]
-    peak = 2 * 2048**3 / median["product"]
-    return {
-        "net": "-".join(map(str, widths)), "rows": rows, "replicas": replicas, "rows_per_chunk": rows_per_chunk,
-        "gradient_ms_per_replica": 1e3 * median["gradient"] / replicas,
-        "leapfrog_over_gradient": median["move"] / leapfrogs / median["gradient"],
-        "gradient_gflops": rate / 1e9, "product_gflops": peak / 1e9, "share_of_product_rate": rate / peak,
-        "spread": {name: (min(values), max(values)) for name, values in seconds.items()},
-    }  # fmt: skip
-
-
-def main() -> None:
-    """Command line; one JSON line a measurement."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=60_000)
-    parser.add_argument("--replicas", type=int, default=44)
-    parser.add_argument("--rows-per-chunk", type=int, nargs="+", default=[2000, 3000])
-    parser.add_argument("--leapfrogs", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--widths", type=int, nargs="+", default=[196, 50, 10])
-    arguments = parser.parse_args()
-    precision.make_exact_the_default()
-    print(
-        json.dumps({"jax": jax.__version__, "device": jax.devices()[0].device_kind, "machine": platform.machine()}),
-        flush=True,
+    state = hmc.init(z, betas, partial(energy_of, data=data))
+    gradient_of, gradient_seconds = measuring.compiled(gradient, z, data)
+    moved, move_seconds = measuring.compiled(move, jax.random.key(2), state, data)
+    product, product_flops = measuring.product_call(times=PRODUCTS)
+    times = measuring.interleaved(
+        {
+            "gradient": lambda: gradient_of(z, data),
+            "move": lambda: moved(jax.random.key(2), state, data),
+            "product": product,
+        },
+        options.repeats,
     )
-    for chunk in arguments.rows_per_chunk:
-        result = measure(
-            tuple(arguments.widths), arguments.rows, arguments.replicas, rows_per_chunk=chunk,
-            leapfrogs=arguments.leapfrogs, repeats=arguments.repeats,
-        )  # fmt: skip
-        print(json.dumps(result), flush=True)
+    work = flops(net.widths, options.rows) * net.replicas
+    case = f"{net.name}, {options.rows:,} rows, {net.replicas} replicas, chunks of {options.rows_per_chunk:,}"
+    counted = "FLOPs of the matrix products, counted from the shapes; activations and losses are time without work"
+    figure = partial(measuring.Figure, CLAIM, case)
+    share = measuring.ratio(times["product"], times["gradient"], work / product_flops)
+    rate = tuple(value / 1e9 for value in times["gradient"].rate(work))
+    of_move = measuring.ratio(times["product"], times["move"], work * net.leapfrogs / product_flops)
+    measuring.report([
+        figure("pbjax", "gradient, share of the product rate", *share, note=counted,
+               compile_seconds=gradient_seconds),
+        figure("pbjax", "leapfrog steps, share of the product rate", *of_move, note=counted,
+               compile_seconds=move_seconds),
+        figure("pbjax", "leapfrog step over a value and gradient",
+               *measuring.ratio(times["move"], times["gradient"], 1 / net.leapfrogs),
+               note="a move draws momenta and accepts or refuses as well, once in its leapfrog steps"),
+        figure("pbjax", "leapfrog step of one replica",
+               *times["move"].each(net.replicas * net.leapfrogs / 1e3), unit="ms"),
+        figure("pbjax", "gradient", *rate, unit="GFLOP/s", note=counted),
+        figure("matrix product, 2048 square", "product",
+               *(value / 1e9 for value in times["product"].rate(product_flops)), unit="GFLOP/s",
+               note="float32, of all cores, timed in the same rounds"),
+    ])  # fmt: skip
+
+
+def main(options: Options) -> None:
+    """Times every network."""
+    precision.make_exact_the_default()
+    if options.quick:
+        options = dataclasses.replace(options, rows=options.rows // 20, repeats=2)
+    for net in NETS:
+        measure(net, options)
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options, description=__doc__))
