@@ -27,7 +27,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-dev demo test test-full lint types format bench constraints clean
+.PHONY: help env env-dev demo test test-full lint types format bench bench-light constraints clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*##/:/' | awk -F': +' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -79,6 +79,10 @@ $(VENV)-bench/.stamp: pyproject.toml constraints.txt $(wildcard benchmarks/requi
 
 bench: $(VENV)-bench/.stamp  ## install with its peers, measure everything, write docs/results/benchmarks.md
 	$(VENV)-bench/bin/python -m benchmarks $(ARGS)
+
+bench-light: $(VENV)/.stamp-dev  ## the counts that must not get worse, and every benchmark once without its peers
+	$(BIN)/python -m benchmarks.counts --check
+	$(BIN)/python -m benchmarks --quick --only bounds optim_step seeds convolution
 
 constraints:  ## pin the newest compatible versions for all Pythons (needs uv)
 	@test -n "$(UV)" || { echo "make constraints needs uv on the path" >&2; exit 2; }

@@ -140,6 +140,7 @@ def init_ladder(
     else:
         kernel, record = hmc.init(flat, jnp.repeat(betas, chains), energy), None
     log_step = jnp.log(step_sizes)
+    log_step = log_step.astype(log_step.dtype)  # jnp.full is weakly typed: the second chunk would be compiled again
     if inverse_mass is None:
         inverse_mass = jnp.ones((rungs, dimension), positions.dtype)
     return LadderState(

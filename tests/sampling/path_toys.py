@@ -1,6 +1,5 @@
 """Toys on which annealed paths are known exactly: a grid with matrices for kernels, one and three weights."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.stats import norm
@@ -115,29 +114,3 @@ def exact_draws(beta, count, seed):
     mean, covariance = regression_exact(beta)[:2]
     draws = np.random.default_rng(seed).multivariate_normal(mean, covariance, count)
     return jnp.asarray(draws.astype(np.float32))
-
-
-def counted(energy, tally):
-    """``energy`` whose gradient reports every evaluation that is really computed, one call a chain."""
-
-    @jax.custom_vjp
-    def function(z):
-        return energy(z)
-
-    def forward(z):
-        return energy(z), z
-
-    def backward(z, cotangent):
-        gradient = jax.grad(energy)(z)
-
-        def note(x):
-            tally.append(1)
-            return np.asarray(x)
-
-        gradient = jax.pure_callback(
-            note, jax.ShapeDtypeStruct(gradient.shape, gradient.dtype), gradient, vmap_method="sequential"
-        )
-        return ((cotangent * gradient).astype(z.dtype),)
-
-    function.defvjp(forward, backward)
-    return function

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks._counting import Tally, counted_energy
 from pbjax.evidence import bidirectional_bracket, importance_estimate, thermodynamic_integration
 from pbjax.sampling import (
     add_to_sum,
@@ -19,7 +20,7 @@ from pbjax.sampling import (
     path_sums,
     sum_value,
 )
-from tests.sampling.path_toys import D, counted, cubic, exact_draws, regression, regression_exact
+from tests.sampling.path_toys import D, cubic, exact_draws, regression, regression_exact
 
 SCHEDULE = make_schedule(
     cubic(40.0, 7), step_sizes=np.linspace(0.5, 0.2, 7), num_integration_steps=[1, 2, 3, 4, 3, 2, 1]
@@ -120,17 +121,17 @@ def test_a_chain_does_not_depend_on_those_beside_it(whole):
 
 @pytest.mark.parametrize("moves", [7, 3])
 def test_gradients_spent_are_the_leapfrog_steps_and_one_to_start(moves):
-    tally = []
-    energy = counted(regression, tally)
+    tally = Tally()
+    energy = counted_energy(regression, tally)
     chains = 2
     state = jax.jit(lambda key: init_paths(key, chains=chains, dimension=D, energy=energy))(jax.random.key(0))
     jax.block_until_ready(state.gradient)
-    assert len(tally) == chains
+    assert tally.gradients == chains
     step = jax.jit(partial(path_chunk, energy=energy, moves=moves))
     for _ in range(math.ceil(7 / moves)):
         state, _ = step(state, SCHEDULE)
     jax.block_until_ready(state.position)
-    assert len(tally) == chains * SCHEDULE.num_gradients == chains * (1 + 16)
+    assert tally.gradients == chains * SCHEDULE.num_gradients == chains * (1 + 16)
 
 
 def test_jitter_keeps_the_mean_and_widens_the_steps(whole):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks._counting import Tally, counted_energy
 from pbjax.sampling import (
     EnergyState,
     HMCSettings,
@@ -16,7 +17,7 @@ from pbjax.sampling import (
     summarise,
     summarise_exchange,
 )
-from tests.sampling.path_toys import D, counted, regression, regression_exact
+from tests.sampling.path_toys import D, regression, regression_exact
 from tests.sampling.two_wells import MASS_LEFT, MEAN_ENERGY, run
 
 # --- one round of swaps, against an enumerated law --------------------------------------------------------------------
@@ -194,8 +195,8 @@ def test_a_replica_carries_its_own_energy_and_gradient():
 
 @pytest.mark.slow
 def test_swaps_cost_no_gradient():
-    tally = []
-    energy = counted(regression, tally)
+    tally = Tally()
+    energy = counted_energy(regression, tally)
     z = jnp.zeros((3, 2, D), jnp.float32)
     betas = jnp.asarray([1.0, 2.0, 3.0])
     state = init_ladder(
@@ -206,7 +207,7 @@ def test_swaps_cost_no_gradient():
     )
     jax.block_until_ready(state)
     jax.effects_barrier()
-    assert len(tally) == 6 * (1 + 5 * 4)
+    assert tally.gradients == 6 * (1 + 5 * 4)
 
 
 # --- a second mode ----------------------------------------------------------------------------------------------------
