@@ -29,7 +29,7 @@ from experiments._sam_as_vi import summary
 from experiments._sam_as_vi.evaluation import Measured, Trained, certificate, make_evaluate
 from experiments._sam_as_vi.groups import Group, study_groups, tuning_groups
 from experiments._sam_as_vi.methods import METHODS, Hyper, Setting, gradients_per_step
-from experiments._sam_as_vi.problem import make_problem
+from experiments._sam_as_vi.problem import data_options, make_problem, model_options
 from experiments._sam_as_vi.training import ARRAYS, Plan, Problem, init_replicas, make_chunk, plan
 from pbjax import optim, precision, runs
 from pbjax.runs.mesh import replica_mesh, replicate, shard_replicas
@@ -199,6 +199,29 @@ def rows(study: Study, group: Group, trained: dict[str, Any], outcome: dict[str,
             yield from (row | {"budget": budget} for budget in config.budgets if budget != group.budget)
 
 
+def keep_networks(
+    study: Study, directory: runs.RunDirectory, table: list[dict[str, Any]], finished: list[summary.Finished]
+) -> None:
+    """The weights of the final stage by method and budget; certificates are of Gaussians around them."""
+    config, final = study.config, [made for made in finished if made.group.stage == "final"]
+    names = {f"{made.group.method}, {made.group.budget}": made for made in final}
+
+    def about(row: dict[str, Any], name: str) -> bool:
+        group = names[name].group
+        both = gradients_per_step(group.method, group.samples) == 1  # its row stands under every budget
+        return (row["stage"], row["method"]) == ("final", group.method) and (both or row["budget"] == group.budget)
+
+    if names:
+        runs.keep_networks(
+            directory, {name: made.trained["trained"]["params"] for name, made in names.items()},
+            model=model_options(config, study.problem.num_classes), seeds=config.seeds, rows=table, about=about,
+            inputs={
+                "shape": study.problem.inputs.shape[1:],
+                "data": {"name": config.dataset, "limit": config.limit, **data_options(config)},
+            },
+        )  # fmt: skip
+
+
 def run(config: Any, out: Path) -> None:
     """The whole study in one run directory; groups that an earlier process finished are read, not computed."""
     begin = time.perf_counter()
@@ -235,6 +258,7 @@ def run(config: Any, out: Path) -> None:
             chosen = {group.method: choose(study, group, complete(group)) for group in searches}
             for group in study_groups(config, chosen):
                 complete(group)
+        keep_networks(study, directory, table, finished)
         summary.write(
             config, directory, table, finished, parameters=study.parameters, n=study.problem.n,
             seconds=time.perf_counter() - begin,

@@ -12,24 +12,29 @@ from pbjax import data, models
 from pbjax.data import DataError
 
 
-def make_model(config: Any, num_classes: int) -> models.Model:
-    """The network."""
+def model_options(config: Any, num_classes: int) -> dict[str, Any]:
+    """The arguments of `pbjax.models.build`."""
     if config.model == "mlp":
-        return models.mlp((*config.hidden, num_classes), activation=config.activation)
-    if config.model == "small_cnn":
-        return models.small_cnn(num_classes, channels=config.channels, activation=config.activation)
-    if config.model == "resnet_frn":
-        return models.resnet_frn(num_classes, depth=config.depth, width=config.width)
-    return models.wide_resnet(num_classes, depth=config.depth, width=config.width)
+        given: dict[str, Any] = {"widths": (*config.hidden, num_classes), "activation": config.activation}
+    elif config.model == "small_cnn":
+        given = {"num_classes": num_classes, "channels": config.channels, "activation": config.activation}
+    else:
+        given = {"num_classes": num_classes, "depth": config.depth, "width": config.width}
+    return {"builder": config.model, **given}
+
+
+def data_options(config: Any) -> dict[str, Any]:
+    """The arguments of `pbjax.data.load`, without folders and the name."""
+    return {
+        "pool": config.pool, "flatten": config.model == "mlp",
+        "shift": config.shift[0] if len(config.shift) == 1 else config.shift,
+        "scale": config.scale[0] if config.scale is not None and len(config.scale) == 1 else config.scale,
+    }  # fmt: skip
 
 
 def make_problem(config: Any) -> Problem:
     """Rows of the prior first, then the certified ones; validation rows are the last of the training set."""
-    options = {
-        "data_dir": config.data_dir, "pool": config.pool, "flatten": config.model == "mlp",
-        "shift": config.shift[0] if len(config.shift) == 1 else config.shift,
-        "scale": config.scale[0] if config.scale is not None and len(config.scale) == 1 else config.scale,
-    }  # fmt: skip
+    options = data_options(config) | {"data_dir": config.data_dir}
     dataset = data.load(config.dataset, limit=config.limit, **options)
     n = dataset.num_train - config.validation_rows
     prior_rows = int(n * config.prior_share)
@@ -56,7 +61,7 @@ def make_problem(config: Any) -> Problem:
             )
     black = (0.0 - np.mean(config.shift)) / (255.0 if config.scale is None else np.mean(config.scale))
     return Problem(
-        model=make_model(config, dataset.num_classes),
+        model=models.build(**model_options(config, dataset.num_classes)),
         name=dataset.name,
         inputs=inputs[:n],
         labels=labels[:n],

@@ -66,7 +66,7 @@ def test_kills_of_all_experiments_at_random_moments(tmp_path):
 def children_of(process, folder):
     """Runs that a launcher has started and that are not finished: run directory -> process id."""
     listed = subprocess.run(
-        ["ps", "-o", "pid=", "-o", "args=", "--ppid", str(process.pid)], capture_output=True, text=True
+        ["ps", "-ww", "-o", "pid=", "-o", "args=", "--ppid", str(process.pid)], capture_output=True, text=True
     )
     found = {}
     for line in listed.stdout.splitlines():
@@ -92,7 +92,7 @@ def test_a_sweep_of_24_runs_with_three_killed_at_random_is_complete_after_one_mo
             os.kill(found[out], signal.SIGKILL)
             killed.append(out)
     said, errors = launcher.communicate(timeout=1800)
-    assert launcher.returncode == 1 and len(killed) == 3, (said, errors)
+    assert len(killed) == 3 and launcher.returncode == 1, (said, errors)
     assert {sweep.run_state(out) for out in killed} == {"unfinished"}
     finished = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("results.json")}
     assert len(finished) == 21

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import pbjax
 from configs.sam_as_vi.smoke import config as smoke
 from experiments import sam_as_vi
 from experiments._sam_as_vi.evaluation import Trained, certified
 from experiments._sam_as_vi.groups import make_group
 from experiments._sam_as_vi.methods import METHODS, Hyper, gradients_per_step
 from experiments._sam_as_vi.training import init_replicas, make_chunk
+from pbjax import data
 from pbjax.runs import load_configs
 from pbjax.runs.verifying import verify
 from tests.experiments.processes import same_rows, whole_and_killed
@@ -184,6 +186,13 @@ def test_smoke_config_from_the_command_line_survives_a_kill_and_leaves_everythin
     assert [(verdict.stored, verdict.verdict) for verdict in verify(out)] == [
         (row["certificate"], "equal") for row in rows if row["certificate"] is not None
     ]
+    kept = pbjax.load(out, name="sam, gradients", seed=1)
+    [row] = kept.rows
+    assert (row["method"], row["budget"], row["seed"]) == ("sam", "gradients", 1)
+    assert kept.certificate is not None and kept.certificate.value == row["certificate"]
+    dataset = data.load(**kept.inputs["data"])
+    found = np.asarray(kept.apply(kept.params, jnp.asarray(dataset.test_inputs))).argmax(-1)
+    assert np.mean(found == dataset.test_labels) == pytest.approx(row["test_accuracy"], abs=1e-6)
     assert "inside compiled code" in (out / "summary.md").read_text()
     for name in ("learning_curves", "reliability", "sharpness", "radius"):
         assert (out / "figures" / f"{name}.png").stat().st_size > 5000
