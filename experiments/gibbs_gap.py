@@ -30,7 +30,8 @@ from experiments._gibbs_gap import mean_field, report, rosenbrock
 from experiments._gibbs_gap.problem import FUNCTIONALS, Problem, make_problem
 from pbjax import evidence, precision, runs
 from pbjax.precision import bind, force_of
-from pbjax.runs.mesh import replica_mesh, replicate, shard_data, shard_replicas
+from pbjax.replicas import Replicas
+from pbjax.runs.mesh import lay_out_replicas, replicate, shard_data, shard_replicas
 from pbjax.runs.progress import Progress, format_seconds
 from pbjax.sampling import (
     AnnealState,
@@ -79,6 +80,12 @@ def budget(config: Any) -> dict[str, int]:
         "adapt": (config.adapt_moves * leapfrogs + 1) * replicas,
         "sample": config.draws * leapfrogs * replicas,
     }
+
+
+def lay_out(config: Any) -> Replicas:
+    """The ladder's replicas on the devices there are."""
+    count = (config.rungs - 1) * config.chains * len(config.seeds)
+    return lay_out_replicas(count, at_once=config.replicas_at_once, data_shards=config.data_shards)
 
 
 def measure_gradient(config: Any, problem: Problem) -> float:
@@ -176,11 +183,13 @@ def place_ladder(config: Any, prior: Any, up: Any, down: Any, betas: np.ndarray)
     }  # fmt: skip
 
 
-def place_on_mesh(config: Any, problem: Problem, state: LadderState) -> tuple[LadderState, Any]:
+def place_on_mesh(config: Any, problem: Problem, state: LadderState) -> tuple[Replicas, LadderState, Any]:
     """Replicas over the devices, the data on all of them or its rows over `data_shards`, everything else on all."""
-    mesh = replica_mesh(num_replicas=state.kernel.position.shape[0], data_shards=config.data_shards)
-    data = shard_data(mesh, problem.data, axis=1 if problem.model.columns is None else -1)
-    return replicate(mesh, state)._replace(kernel=shard_replicas(mesh, state.kernel)), data
+    replicas = lay_out(config)
+    assert replicas.mesh is not None
+    data = shard_data(replicas.mesh, problem.data, axis=1 if problem.model.columns is None else -1)
+    state = replicate(replicas.mesh, state)._replace(kernel=shard_replicas(replicas.mesh, state.kernel))
+    return replicas, state, data
 
 
 def adapt(
@@ -202,10 +211,12 @@ def adapt(
         )
     )(keys(config, "ladder")[0], jnp.asarray(ladder["positions"]), problem.data)
 
+    replicas, state, data = place_on_mesh(config, problem, state)
+
     def chunk(state: LadderState, betas: jax.Array, data: Any) -> tuple[LadderState, Any]:
         return adapt_chunk(
             state, betas, energy=bind(problem.energy, data), settings=settings(config),
-            moves=config.moves_per_chunk, total_moves=config.adapt_moves,
+            moves=config.moves_per_chunk, total_moves=config.adapt_moves, replicas=replicas,
         )  # fmt: skip
 
     def tell(index: int, acceptance: Any) -> None:
@@ -214,7 +225,6 @@ def adapt(
         rows = [{"beta": float(b), "acceptance": float(a)} for b, a in zip(ladder["betas"], rates, strict=True)]
         progress.table(rows, title="adaptation")
 
-    state, data = place_on_mesh(config, problem, state)
     state, _ = phase.run_chunks(
         chunk, state, num_chunks=config.adapt_moves // config.moves_per_chunk, arguments=(betas, data), on_chunk=tell
     )  # fmt: skip
@@ -227,11 +237,12 @@ def sample(
 ) -> dict[str, Any]:  # fmt: skip
     """Draws at frozen step sizes: functionals [F, K, S * C, D], acceptance and divergences [K]."""
     begin = time.perf_counter()
+    replicas, state, data = place_on_mesh(config, problem, jax.tree.map(jnp.asarray, start))
 
     def chunk(state: LadderState, betas: jax.Array, data: Any) -> tuple[LadderState, Any]:
         state, (draws, _) = sample_chunk(
             state, betas, energy=bind(problem.energy, data), observe=lambda z: problem.observe(z, data),
-            settings=settings(config), draws=config.moves_per_chunk,
+            settings=settings(config), draws=config.moves_per_chunk, replicas=replicas,
         )  # fmt: skip
         return state, draws
 
@@ -250,7 +261,6 @@ def sample(
         progress.table(rows, title="rungs, last chunk")
 
     step = np.exp(np.asarray(start.log_step))
-    state, data = place_on_mesh(config, problem, jax.tree.map(jnp.asarray, start))
     state, draws = phase.run_chunks(
         chunk, state, num_chunks=config.draws // config.moves_per_chunk,
         arguments=(jnp.asarray(ladder["betas"]), data), on_chunk=tell,
@@ -273,7 +283,7 @@ def run(config: Any, out: Path) -> None:
     if hasattr(config, "curvature"):
         rosenbrock.run(config, out)
         return
-    replica_mesh(data_shards=config.data_shards)  # refuses more shards than devices before anything is computed
+    lay_out(config)  # refuses what the devices cannot hold before anything is computed
     problem = make_problem(config)
     data = {problem.dataset.name: problem.dataset.checksum}
     with runs.RunDirectory(out, experiment=NAME, config=config, data=data) as directory:

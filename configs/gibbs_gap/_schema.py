@@ -90,6 +90,9 @@ class GibbsGap(RunOptions):
     """Rows of data in one block of the energy; the whole data set suits an accelerator."""
     data_shards: int = dataclasses.field(default=1, metadata=NOT_HASHED)
     """Devices among which the rows of every replica of the ladder are split; the results change by rounding only."""
+    replicas_at_once: int | None = dataclasses.field(default=None, metadata=NOT_HASHED)
+    """Chains of the ladder side by side on a device, a divisor of their number; the results have the same bits on any
+    number of devices that divides that of such groups. None: on CPUs about an eighth of all, else all of a device's."""
 
     mean_field_betas: tuple[float, ...] = (5000.0, 7000.0)
     """Inverse temperatures of mean-field training beside the rungs: its best beta may lie above the ladder."""

@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from pbjax.replicas import Replicas
 from pbjax.runs.hosts import put
 
 AXES = ("replica", "data")
+SAME_BITS = 8
+"""Number of CPU devices up to which `lay_out_replicas` makes results not depend on it."""
 
 
 def replica_mesh(
@@ -62,6 +65,43 @@ def replica_mesh(
             devices = [device for some in by_process.values() for device in some[: max(share)]]
             groups = len(devices) // data_shards
     return Mesh(np.array(devices[: groups * data_shards], dtype=object).reshape(groups, data_shards), AXES)
+
+
+def lay_out_replicas(
+    count: int, *, at_once: int | None = None, data_shards: int = 1, devices: Sequence[Any] | None = None
+) -> Replicas:
+    """Spreads replicas over all devices in groups that go side by side, the same groups on any number of devices.
+
+    Args:
+      count: number of replicas, R · >= 1.
+      at_once: G, replicas in a group · a divisor of R. Results have the same bits on all numbers of devices that divide
+        R / G. None chooses what costs nothing: on CPUs R over its largest divisor up to `SAME_BITS`, on accelerators
+        all that a device holds, with results that depend on the number of devices by rounding.
+      data_shards: as in `replica_mesh`; above 1 there are no groups, and sums over rows round anyway.
+      devices: the devices to use; None for all of jax's.
+
+    Returns:
+      The layout; its `mesh` is what `shard_replicas` and `replicate` take.
+
+    Raises:
+      ValueError: at_once is no divisor of count, or as in `replica_mesh`.
+
+    Example:
+      >>> lay_out_replicas(44, devices=jax.devices()[:1]).at_once
+      11
+    """
+    if at_once is not None and (at_once < 1 or count % at_once):
+        divisors = ", ".join(str(size) for size in range(1, count + 1) if count % size == 0)
+        raise ValueError(f"replicas at once = {at_once}: must divide the number of replicas, {count}: {divisors}")
+    devices = list(jax.devices() if devices is None else devices)
+    mesh = replica_mesh(devices, num_replicas=count if at_once is None else count // at_once, data_shards=data_shards)
+    if mesh.shape["data"] > 1:
+        return Replicas(mesh, None)
+    if at_once is None and devices[0].platform == "cpu":
+        held = count // mesh.shape["replica"]
+        at_once = min(held, count // max(d for d in range(1, SAME_BITS + 1) if count % d == 0))
+        at_once = at_once if held % at_once == 0 else held
+    return Replicas(mesh, at_once)
 
 
 def shard_replicas(mesh: Mesh, tree: Any) -> Any:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pbjax.precision import value_and_force
+from pbjax.replicas import TOGETHER, Replicas
 from pbjax.sampling.annealed_move import MoveResult, hmc_move
 from pbjax.sampling.hmc import Energy
 
@@ -136,6 +137,7 @@ def move(
     num_integration_steps: int,
     jitter: float,
     inverse_mass: jax.Array,
+    replicas: Replicas = TOGETHER,
 ) -> tuple[EnergyState, jax.Array, jax.Array]:
     """One HMC move of every replica at its rung: `hmc.step` for replicas that carry L and its gradient.
 
@@ -148,21 +150,25 @@ def move(
         num_integration_steps: leapfrog steps a move, >= 1.
         jitter: relative half-width of the random step size, in [0, 1).
         inverse_mass: diagonals, [R, d].
+        replicas: their layout; static.
 
     Returns:
         The state, acceptance probabilities [R] and divergences, bool [R]; `num_integration_steps` gradients a replica.
     """
     key_step, key_jitter = jax.random.split(key)
     keys = jax.random.split(key_step, betas.shape[0])
-    steps = step_sizes * (1.0 + jitter * jax.random.uniform(key_jitter, betas.shape, step_sizes.dtype, -1.0, 1.0))
+    uniform = jax.random.uniform(key_jitter, betas.shape, step_sizes.dtype, -1.0, 1.0)
 
-    def one(key: jax.Array, at: EnergyState, beta: jax.Array, size: jax.Array, mass: jax.Array) -> MoveResult:
+    def one(
+        key: jax.Array, at: EnergyState, beta: jax.Array, size: jax.Array, shift: jax.Array, mass: jax.Array
+    ) -> MoveResult:
         return hmc_move(
-            key, *at, beta=beta, step_size=size, num_integration_steps=jnp.asarray(num_integration_steps),
-            inverse_mass=mass.astype(at.position.dtype), energy=energy,
+            key, *at, beta=beta, step_size=size * (1.0 + jitter * shift),
+            num_integration_steps=jnp.asarray(num_integration_steps), inverse_mass=mass.astype(at.position.dtype),
+            energy=energy,
         )  # fmt: skip
 
-    result = jax.vmap(one)(keys, state, betas, steps, inverse_mass)
+    result = replicas.map(one, (keys, state, betas, step_sizes, uniform, inverse_mass))
     return EnergyState(result.z, result.energy, result.gradient), result.acceptance, result.is_divergent
 
 

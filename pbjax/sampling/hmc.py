@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 
 from pbjax.posteriors.gibbs import log_density, prior_log_density
 from pbjax.precision import SplitEnergy, force_of, value_and_force
+from pbjax.replicas import TOGETHER, Replicas
 
 Energy = Callable[[jax.Array], jax.Array]
 _KERNEL = blackjax.hmc.build_kernel()
@@ -117,6 +118,7 @@ def step(
     num_integration_steps: int,
     jitter: float = 0.0,
     inverse_mass: jax.Array | None = None,
+    replicas: Replicas = TOGETHER,
 ) -> tuple[KernelState, StepInfo]:
     """One HMC move of every replica.
 
@@ -130,18 +132,22 @@ def step(
         jitter: each move draws its step size uniformly from step_size * [1 - jitter, 1 + jitter], independently of
             the state, which keeps the kernel reversible and breaks periodic orbits.
         inverse_mass: diagonal of the inverse mass matrix, [R, d], or None for the identity.
+        replicas: their layout; static.
 
     Returns:
         The new state and `StepInfo`; `num_integration_steps` gradients a replica.
     """
-    replicas, dimension = state.position.shape
+    count, dimension = state.position.shape
     key_step, key_jitter = jax.random.split(key)
-    keys = jax.random.split(key_step, replicas)
-    factor = 1.0 + jitter * jax.random.uniform(key_jitter, (replicas,), step_sizes.dtype, -1.0, 1.0)
-    # A float64 step size would silently promote the positions.
-    steps = (step_sizes * factor).astype(state.position.dtype)
+    keys = jax.random.split(key_step, count)
+    uniform = jax.random.uniform(key_jitter, (count,), step_sizes.dtype, -1.0, 1.0)
+    shared = None if inverse_mass is not None else jnp.ones((dimension,), state.position.dtype)
 
-    def move(key: jax.Array, state: KernelState, beta: jax.Array, size: jax.Array, mass: jax.Array):
+    def move(key: jax.Array, state: KernelState, beta: jax.Array, size: jax.Array, shift: jax.Array, *own: jax.Array):
+        # A float64 step size would silently promote the positions.
+        size = (size * (1.0 + jitter * shift)).astype(state.position.dtype)
+        mass = own[0].astype(state.position.dtype) if shared is None else shared
+
         def exact(z: jax.Array) -> jax.Array:
             return log_density(z, beta, energy)
 
@@ -149,14 +155,11 @@ def step(
             energy, num_integration_steps, force=lambda z: log_density(z, beta, force_of(energy)),
             at_end=lambda end: end._replace(logdensity=exact(end.position)),
         )  # fmt: skip
-        return kernel(key, state, exact, size, mass, steps)
+        state, info = kernel(key, state, exact, size, mass, steps)
+        return KernelState(*state), StepInfo(info.acceptance_rate, info.is_accepted, info.is_divergent)
 
-    if inverse_mass is None:
-        mass, mass_axis = jnp.ones((dimension,), state.position.dtype), None
-    else:
-        mass, mass_axis = inverse_mass.astype(state.position.dtype), 0
-    state, info = jax.vmap(move, in_axes=(0, 0, 0, 0, mass_axis))(keys, state, betas, steps, mass)
-    return KernelState(*state), StepInfo(info.acceptance_rate, info.is_accepted, info.is_divergent)
+    own = () if inverse_mass is None else (inverse_mass,)
+    return replicas.map(move, (keys, state, betas, step_sizes, uniform, *own))
 
 
 def retemper(state: KernelState, old: ArrayLike, new: ArrayLike) -> KernelState:

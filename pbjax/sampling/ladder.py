@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pbjax.replicas import TOGETHER, Replicas
 from pbjax.sampling import exchange as replica_exchange
 from pbjax.sampling import hmc
 from pbjax.sampling.exchange import EnergyState, ExchangeRecord
@@ -156,17 +157,18 @@ def init_ladder(
 
 
 def _move(
-    state: LadderState, betas: jax.Array, energy: Energy, settings: HMCSettings
+    state: LadderState, betas: jax.Array, energy: Energy, settings: HMCSettings, replicas: Replicas
 ) -> tuple[LadderState, jax.Array, jax.Array]:
     """One HMC move of every replica, then swaps if asked for: the carry, acceptance and divergences [K, C]."""
     chains = state.kernel.position.shape[0] // betas.shape[0]
     arguments: dict[str, Any] = {
         "betas": jnp.repeat(betas, chains),
-        "step_sizes": jnp.repeat(jnp.exp(state.log_step), chains),
+        "step_sizes": jnp.repeat(replicas.gather(jnp.exp(state.log_step)), chains),
         "energy": energy,
         "num_integration_steps": settings.num_integration_steps,
         "jitter": settings.jitter,
         "inverse_mass": jnp.repeat(state.inverse_mass, chains, axis=0),
+        "replicas": replicas,
     }
     record = state.exchange
     if isinstance(state.kernel, EnergyState):
@@ -178,6 +180,7 @@ def _move(
         key, key_move = jax.random.split(state.key)
         kernel, info = hmc.step(key_move, state.kernel, **arguments)
         acceptance, divergent = jnp.nan_to_num(info.acceptance), info.is_divergent
+    acceptance, divergent = replicas.gather((acceptance, divergent))
     shape = (betas.shape[0], chains)
     state = state._replace(kernel=kernel, moves=state.moves + 1, key=key, exchange=record)
     return state, acceptance.reshape(shape), divergent.reshape(shape)
@@ -192,6 +195,7 @@ def adapt_chunk(
     moves: int,
     total_moves: int,
     gain: float = 0.5,
+    replicas: Replicas = TOGETHER,
 ) -> tuple[LadderState, jax.Array]:
     """Moves of all rungs with decreasing step-size adaptation; the later half of all moves is averaged.
 
@@ -203,6 +207,7 @@ def adapt_chunk(
         moves: moves in this chunk.
         total_moves: moves of the whole adaptation, which fixes the half that is averaged.
         gain: first step of the recursion, falling as 1/sqrt(1 + move).
+        replicas: their layout; static.
 
     Returns:
         The carry and the acceptance, [moves, K].
@@ -210,7 +215,7 @@ def adapt_chunk(
 
     def move(state: LadderState, _: None) -> tuple[LadderState, jax.Array]:
         moves = state.moves
-        state, acceptance, _divergent = _move(state, betas, energy, settings)
+        state, acceptance, _divergent = _move(state, betas, energy, settings, replicas)
         log_step = hmc.adapt_log_step(
             state.log_step, acceptance, target=settings.target_acceptance, gain=gain / jnp.sqrt(1.0 + moves)
         )
@@ -249,6 +254,7 @@ def sample_chunk(
     settings: HMCSettings,
     draws: int,
     keep_positions: bool = False,
+    replicas: Replicas = TOGETHER,
 ) -> tuple[LadderState, tuple[Draws, jax.Array | None]]:
     """Moves of all rungs at frozen step sizes, with the functionals of every draw streamed.
 
@@ -260,6 +266,7 @@ def sample_chunk(
         settings: kernel settings.
         draws: D, moves in this chunk; every move is a draw.
         keep_positions: also return the positions, float32 [D, R, d].
+        replicas: their layout; static.
 
     Returns:
         The carry, `Draws`, and the positions or None.
@@ -280,8 +287,8 @@ def sample_chunk(
     rungs = betas.shape[0]
 
     def move(state: LadderState, _: None):
-        state, acceptance, divergent = _move(state, betas, energy, settings)
-        functionals = jax.vmap(observe, out_axes=1)(state.kernel.position)
+        state, acceptance, divergent = _move(state, betas, energy, settings, replicas)
+        functionals = replicas.gather(replicas.map(observe, (state.kernel.position,))).T
         functionals = functionals.reshape(functionals.shape[0], rungs, -1)
         state = state._replace(statistics=update_statistics(state.statistics, functionals))
         kept = state.kernel.position if keep_positions else None

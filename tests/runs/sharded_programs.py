@@ -8,9 +8,11 @@ import numpy as np
 
 from pbjax.losses import smooth_bounded_cross_entropy
 from pbjax.models import mlp
+from pbjax.posteriors import fan_in_prior
 from pbjax.posteriors.energy import chunk_rows, energy
-from pbjax.runs import replica_mesh, replicate, shard_data, shard_replicas
-from pbjax.sampling import HMCSettings, init_ladder, sample_chunk
+from pbjax.posteriors.gibbs import whiten
+from pbjax.runs import lay_out_replicas, replica_mesh, replicate, shard_data, shard_replicas
+from pbjax.sampling import HMCSettings, adapt_chunk, freeze, init_ladder, sample_chunk
 
 CEILING, REPLICAS, ROWS, WIDTHS = 4.0, 8, 203, (20, 12, 5)  # 203 rows need fillers on every number of devices
 
@@ -55,6 +57,51 @@ def ladder(devices):
     return leaves((state, traces))
 
 
+def learning_problem(columns):
+    """A network, its rows in two chunks, and the energy of flat weights: (dimension, rows, energy)."""
+    noise = np.random.default_rng(1)
+    inputs = noise.normal(size=(ROWS, WIDTHS[0])).astype(np.float32)
+    rows = chunk_rows(inputs, noise.integers(0, WIDTHS[-1], ROWS), rows_per_chunk=110, columns=columns)
+    model = mlp(WIDTHS[1:])
+    prior = fan_in_prior(model.init(jax.random.key(0), inputs[:1]), scale=4.0)
+    whitening = whiten(prior.mean, prior.log_scale)
+    apply, prepare = (model.columns.apply, model.columns.prepare) if columns else (model.apply, lambda w: w)
+    function = energy(apply, loss, columns=columns, prepare=prepare)
+    return whitening.dimension, rows, lambda z, rows: function(whitening.to_params(z), rows=rows)
+
+
+def network_ladder(devices, columns, exchange):
+    """Adaptation and sampling of 4 x 4 networks: everything that 12 moves leave."""
+    dimension, rows, of_weights = learning_problem(columns)
+    betas = jnp.asarray(BETAS)
+    replicas = lay_out_replicas(16, devices=jax.devices()[:devices])
+    assert replicas.at_once == 2  # one group a device on eight of them
+
+    def start(key, rows):
+        z = jax.random.normal(jax.random.key(1), (4, 4, dimension), jnp.float32)
+        return init_ladder(
+            key,
+            z,
+            betas=betas,
+            energy=lambda z: of_weights(z, rows),
+            step_sizes=jnp.full(4, 0.1),
+            num_functionals=1,
+            exchange=exchange,
+        )
+
+    def chunk(state, rows):
+        given = {"energy": lambda z: of_weights(z, rows), "settings": SETTINGS, "replicas": replicas}
+        state, rates = adapt_chunk(state, betas, moves=6, total_moves=6, **given)
+        state = freeze(state, total_moves=6)
+        return sample_chunk(state, betas, observe=lambda z: of_weights(z, rows)[None], draws=6, **given), rates
+
+    state = jax.jit(start)(jax.random.key(2), rows)
+    state = replicate(replicas.mesh, state)._replace(kernel=shard_replicas(replicas.mesh, state.kernel))
+    made = jax.jit(chunk)(state, replicate(replicas.mesh, rows))
+    assert len(made[0][0].kernel.position.sharding.device_set) == devices
+    return leaves(made)
+
+
 def network(shards):
     """Energy [R] and its gradient of R networks, the rows over `shards` devices; feature-major and row-major."""
     noise = np.random.default_rng(0)
@@ -86,9 +133,17 @@ def network(shards):
     return results, [np.asarray(leaf) for leaf in jax.tree.leaves(params)], inputs
 
 
-def main(path):
+def main(path, same_bits):
     jax.config.update("jax_enable_x64", True)
     saved = {}
+    if same_bits:
+        for count in (1, 2, 4, 8) if same_bits == "all" else (1, 8):
+            for name, columns, exchange in (("plain", True, False), ("exchange", False, True)):
+                if name == "plain" or same_bits == "all":
+                    made = network_ladder(count, columns, exchange)
+                    saved |= {f"{name}_{count}_{index}": leaf for index, leaf in enumerate(made)}
+        np.savez(path, **saved)
+        return
     for count in (1, 2, 4, 8):
         saved |= {f"draws_{count}_{index}": leaf for index, leaf in enumerate(ladder(count))}
         results, params, inputs = network(count)
@@ -98,4 +153,4 @@ def main(path):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2])

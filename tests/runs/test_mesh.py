@@ -1,5 +1,6 @@
 """Many devices, on eight fake ones in a process of its own: the results are those of one device."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,22 +11,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pbjax.runs import replica_mesh, shard_data
+from pbjax.replicas import Replicas
+from pbjax.runs import comparing, lay_out_replicas, replica_mesh, shard_data
 from tests.runs.sharded_programs import CEILING, REPLICAS, ROWS, WIDTHS
 
 ROOT = Path(__file__).parents[2]
 COUNTS = (2, 4, 8)
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    path = tmp_path_factory.mktemp("sharded") / "results.npz"
+def run_programs(folder, same_bits=""):
+    """Everything that `sharded_programs.py` saves."""
+    path = folder / "results.npz"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    command = [sys.executable, "-W", "error", str(Path(__file__).with_name("sharded_programs.py")), str(path)]
+    program = str(Path(__file__).with_name("sharded_programs.py"))
+    command = [sys.executable, "-W", "error", program, str(path), same_bits]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     with np.load(path) as file:
         return {name: file[name] for name in file.files}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return run_programs(tmp_path_factory.mktemp("sharded"))
 
 
 def of(results, name):
@@ -47,6 +55,66 @@ def test_chains_on_many_devices_make_the_moves_of_those_on_one(results, count):
             np.testing.assert_allclose(found, expected, rtol=0, atol=20 * 4 * 2 * 4 * 2.0**-24 * np.abs(expected).max())
         else:  # keys, counts, acceptances and divergences
             np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("which", ["one and eight", pytest.param("all", marks=pytest.mark.slow)])
+def test_networks_in_groups_have_the_same_bits_on_any_number_of_devices(tmp_path, which):
+    found = run_programs(tmp_path, which)
+    names = {key.rsplit("_", 2)[0] for key in found}
+    counts = COUNTS if which == "all" else (8,)
+    assert names == ({"plain", "exchange"} if which == "all" else {"plain"})
+    for name in names:
+        one = of(found, f"{name}_1")
+        assert len(one) > 15
+        for count in counts:
+            many = of(found, f"{name}_{count}")
+            assert [leaf.tobytes() for leaf in many] == [leaf.tobytes() for leaf in one]
+
+
+@pytest.mark.slow
+def test_an_experiment_has_the_same_rows_on_any_number_of_devices(tmp_path):
+    for count in (1, 2, 4):
+        environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+        out = str(tmp_path / str(count))
+        command = [
+            sys.executable,
+            "experiments/gibbs_gap.py",
+            "--config",
+            "smoke",
+            "--log-level",
+            "quiet",
+            "--out",
+            out,
+        ]
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    one, *many = (json.loads((tmp_path / str(count) / "results.json").read_text())["rows"] for count in (1, 2, 4))
+    for rows in many:
+        assert comparing.row_differences(one, rows) == []
+
+
+def test_layouts_do_not_depend_on_the_number_of_devices_until_they_have_to():
+    assert [lay_out_replicas(44, devices=jax.devices()[:count]).at_once for count in (1, 2, 4)] == [11, 11, 11]
+    assert lay_out_replicas(44, devices=jax.devices()[:3]).mesh.shape["replica"] == 2
+    assert lay_out_replicas(12, at_once=3).mesh.shape["replica"] == 4
+    assert lay_out_replicas(12, at_once=6).mesh.shape["replica"] == 2
+    assert lay_out_replicas(8, data_shards=2).at_once is None
+    with pytest.raises(ValueError, match=r"replicas at once = 5: must divide the number of replicas, 12: 1, 2, 3, 4,"):
+        lay_out_replicas(12, at_once=5)
+    with pytest.raises(ValueError, match=r"at_once = 4: 6 replicas on 1 devices cannot be cut into groups"):
+        Replicas(at_once=4).map(lambda x: x, (jnp.arange(6),))
+
+
+def test_groups_give_back_what_vmap_gives_and_typed_keys_too():
+    keys = jax.random.split(jax.random.key(0), 6)
+
+    def one(key, x):
+        return jax.random.fold_in(key, 1), {"y": jax.random.normal(key, (3,)) * x}
+
+    expected = jax.vmap(one)(keys, jnp.arange(6.0))
+    found = Replicas(at_once=2).map(one, (keys, jnp.arange(6.0)))
+    assert jax.random.key_data(found[0]).tolist() == jax.random.key_data(expected[0]).tolist()
+    np.testing.assert_allclose(found[1]["y"], expected[1]["y"], rtol=1e-6)
 
 
 def absolute_network(results):
