@@ -43,7 +43,7 @@ class Options:
     repeats: int = 5
     """Interleaved runs."""
     quick: bool = False
-    """Few steps and runs, two methods."""
+    """Few steps and runs, one network and method."""
 
 
 def problem(model: Model, steps: int) -> Problem:
@@ -93,7 +93,7 @@ def measure(options: Options, model: Model, seeds: int, method: str) -> list[Fig
 def main(options: Options) -> None:
     """Measures and prints."""
     if options.quick:
-        options = dataclasses.replace(options, methods=options.methods[:2], seeds=(2,), steps=10, repeats=2)
+        options = dataclasses.replace(options, models=("mlp",), methods=("sam",), seeds=(2,), steps=10, repeats=2)
     for model in options.models:
         for seeds in options.seeds if model == "mlp" else options.seeds[:2][-1:]:
             for method in options.methods:
