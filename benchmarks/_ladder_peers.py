@@ -17,7 +17,8 @@ import numpy as np
 import tyro
 
 from benchmarks import _measuring as measuring
-from benchmarks._ladder_work import CEILING, Made, Work, fingerprint, risk
+from benchmarks._ladder_work import Made, Work, fingerprint, risk
+from benchmarks.leapfrog import make_energy
 from pbjax import precision
 
 SEED = 2
@@ -27,22 +28,10 @@ Call = Callable[[], Any]
 """One move of every replica; returns the mean acceptance probability."""
 
 
-def own_energy(work: Work, made: Made) -> tuple[Callable[..., jax.Array], Any]:
-    """`energy(z, data)` of pbjax, and its data."""
-    from pbjax.losses import smooth_bounded_cross_entropy
-    from pbjax.models import mlp
-    from pbjax.posteriors import fan_in_prior
-    from pbjax.posteriors.energy import chunk_rows, energy
-    from pbjax.posteriors.gibbs import whiten
-
-    model = mlp(work.widths[1:])
-    prior = fan_in_prior(model.init(jax.random.key(0), jnp.asarray(made.inputs[:1])), scale=1.0)
-    whitening = whiten(prior.mean, prior.log_scale)
-    assert model.columns is not None
-    loss = partial(smooth_bounded_cross_entropy, ceiling=CEILING)
-    function = energy(model.columns.apply, loss, columns=True, prepare=model.columns.prepare)
-    data = chunk_rows(made.inputs, made.labels, rows_per_chunk=work.rows_per_chunk, columns=True)
-    return lambda z, data: function(whitening.to_params(z), rows=data), data
+def own_energy(work: Work) -> tuple[Callable[..., jax.Array], Any]:
+    """`energy(z, data)` of pbjax, and its data, which are those of `Made`."""
+    _, energy, data = make_energy(work.widths, work.rows, work.rows_per_chunk)
+    return energy, data
 
 
 def _jax_fingerprint(made: Made, energy: Callable[..., jax.Array], *data: Any) -> dict[str, Any]:
@@ -60,7 +49,7 @@ def pbjax(work: Work, made: Made) -> tuple[Call, dict[str, Any]]:
     precision.make_exact_the_default()
     from pbjax.sampling import hmc
 
-    energy, data = own_energy(work, made)
+    energy, data = own_energy(work)
     betas, sizes = jnp.asarray(made.betas), jnp.full((work.replicas,), work.step_size)
 
     @jax.jit
@@ -161,7 +150,7 @@ def numpyro_at_once(work: Work, made: Made) -> tuple[Call, dict[str, Any]]:
 
 def numpyro_own_energy(work: Work, made: Made) -> tuple[Call, dict[str, Any]]:
     """The same on the energy of pbjax: what is left is the kernel."""
-    energy, data = own_energy(work, made)
+    energy, data = own_energy(work)
     return _numpyro_at_once(work, made, energy, data)
 
 

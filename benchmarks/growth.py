@@ -26,9 +26,10 @@ import tyro
 
 from benchmarks import _measuring as measuring
 from benchmarks.leapfrog import make_energy
+from benchmarks.seeds import problem
 from experiments._sam_as_vi.methods import METHODS, Hyper, Setting
-from experiments._sam_as_vi.training import Plan, Problem, init_replicas, make_chunk
-from pbjax import models, precision
+from experiments._sam_as_vi.training import Plan, init_replicas, make_chunk
+from pbjax import precision
 from pbjax.sampling import hmc
 
 CLAIM = "Growth of time with what a user makes larger"
@@ -71,17 +72,12 @@ def move_call(*, rows: int, hidden: int, rungs: int, chains: int, leapfrogs: int
 
 def training_call(seeds: int, *, method: str, steps: int) -> Callable[[], Any]:
     """A chunk of training steps of 196-100-10 on noise, all seeds in one program, as the SAM-as-VI study runs it."""
-    draw = np.random.default_rng(0)
-    inputs = jnp.asarray(draw.random((128 * steps, 196), np.float32))
-    labels = jnp.asarray(draw.integers(0, 10, len(inputs)), jnp.int32)
-    rows = (inputs[:128], labels[:128])
-    model = models.mlp((100, 10), activation="relu")
-    problem = Problem(model, "noise", inputs, labels, rows, rows, None, 10, len(inputs), 128, 0.0, 0, False, 0, 0.0, ())
-    setting = Setting(len(labels), 20_710, 0.9, 1e-4, 0.01, 1, 0.01)
+    made = problem("mlp", steps)
+    setting = Setting(len(made.labels), 20_710, 0.9, 1e-4, 0.01, 1, 0.01)
     hyper = Hyper(*(jnp.full(seeds, x, jnp.float32) for x in (METHODS[method].learning_rate, 0.1, 1.0)))
-    chunk = jax.jit(make_chunk(method, setting, problem, Plan(steps, 2, 2, 1, 1), at_once=seeds, watch_rows=1))
-    state = (jnp.zeros((), jnp.int32), init_replicas(method, hyper, np.arange(seeds), setting, problem))
-    return lambda: chunk(state, hyper, jnp.array([2, 2]), (inputs, labels, rows))
+    chunk = jax.jit(make_chunk(method, setting, made, Plan(steps, 2, 2, 1, 1), at_once=seeds, watch_rows=1))
+    state = (jnp.zeros((), jnp.int32), init_replicas(method, hyper, np.arange(seeds), setting, made))
+    return lambda: chunk(state, hyper, jnp.array([2, 2]), (made.inputs, made.labels, made.validation))
 
 
 def grow(what: str, case: str, sizes: Sequence[int], calls: Sequence[Callable[[], Any]], repeats: int) -> None:
