@@ -52,8 +52,12 @@ env-dev: $(VENV)/.stamp-dev  ## the same with the tools for tests, lint and type
 demo: $(VENV)/.stamp-run  ## install, then run the main experiment on the embedded digits
 	$(BIN)/python experiments/gibbs_gap.py --config digits $(ARGS)
 
+# Most of the time goes into compiling tiny programs. XLA's older code generator for CPUs takes a third off that; it is
+# used here only, and `make test-full` and every process that a test starts have the compiler's defaults.
+FAST_COMPILATION := --xla_cpu_use_fusion_emitters=false
+
 test: $(VENV)/.stamp-dev  ## install, then run the tests (ARGS='tests/bounds -k inverse' for some of them)
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	XLA_FLAGS="$$XLA_FLAGS $(FAST_COMPILATION)" $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-full: $(VENV)/.stamp-dev  ## the tests with the slow ones
 	$(BIN)/python -m pytest -n $(WORKERS) --run-slow $(ARGS)
