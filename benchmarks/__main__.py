@@ -60,7 +60,6 @@ def machine() -> dict[str, Any]:
     kind, device = told.strip().split(" ", 1)
     return {
         "device": f"{cores} cores, {platform.machine()}" if kind == "cpu" else device,
-        "date": datetime.date.today().isoformat(),
         "python": platform.python_version(),
         "versions": {package: found for package in PACKAGES if (found := _version(package))},
     }
@@ -112,9 +111,15 @@ def table(kept: dict[str, Any]) -> str:
         "over the time of pbjax for the same work within the same run: above 1, pbjax is faster.", "",
     ]  # fmt: skip
     for device, made in kept.items():
-        told = ", ".join(f"{package} {number}" for package, number in made["machine"]["versions"].items())
-        lines += [f"- **{device}**: {made['machine']['date']}, Python {made['machine']['python']}, {told}; "
-                  f"{sum(made['seconds'].values()) / 60:.0f} minutes"]  # fmt: skip
+        # Benchmarks that were measured on one day with the same versions share a line.
+        lots: dict[str, list[str]] = {}
+        for name, where in made["measured"].items():
+            told = ", ".join(f"{package} {number}" for package, number in where["versions"].items())
+            lots.setdefault(f"{where['date']}, Python {where['python']}, {told}", []).append(name)
+        for told, names in lots.items():
+            minutes = sum(made["measured"][name]["seconds"] for name in names) / 60
+            which = "" if len(lots) == 1 else f"; {', '.join(names)}"
+            lines += [f"- **{device}**: {told}; {minutes:.0f} minutes{which}"]
     by_key: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
     for device, made in kept.items():
         for figures in made["figures"].values():
@@ -144,15 +149,15 @@ def main(options: Options) -> None:
     facts = machine()
     file = RESULTS / "benchmarks.json"
     kept = json.loads(file.read_text()) if file.exists() else {}
-    here = kept.setdefault(facts["device"], {"machine": facts, "figures": {}, "seconds": {}})
-    here["machine"] = facts
+    here = kept.setdefault(facts.pop("device"), {"measured": {}, "figures": {}})
     failed = []
     for name in options.only:
         print(f"== {name}", flush=True)
         if (made := run(name, quick=options.quick)) is None:
             failed.append(name)
             continue
-        here["figures"][name], here["seconds"][name] = made
+        here["figures"][name], seconds = made
+        here["measured"][name] = {"date": datetime.date.today().isoformat(), "seconds": round(seconds), **facts}
         if not options.quick:
             file.write_text(json.dumps(kept, indent=1) + "\n")
             (RESULTS / "benchmarks.md").write_text(table(kept))

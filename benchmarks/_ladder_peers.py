@@ -78,7 +78,7 @@ def _strong(state: Any) -> Any:
 
 
 def _numpyro_moves(work: Work, starts: list[tuple[Any, tuple[Any, ...], Any]]) -> Call:
-    """One move of every start's chains. `MCMC.run` would compile anew at each call, so its kernel is jitted here.
+    """One move of every start's chains, by its kernel, jitted here without the loop of `MCMC.run` around it.
 
     Args:
       work: what to do.

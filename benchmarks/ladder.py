@@ -33,7 +33,7 @@ from benchmarks.leapfrog import flops
 
 CLAIM = "HMC over a ladder of temperatures, MLP on 14x14 images"
 NOTES = {
-    "numpyro, a run for each rung": "beta an argument of one jitted kernel; MCMC.run compiles at each call",
+    "numpyro, a run for each rung": "beta an argument of one jitted kernel, without the loop of MCMC.run around it",
     "numpyro, all rungs as chains": "numpyro has no temperatures; beta as a coordinate that its mass holds still",
     "blackjax, a run for each chain": "a jitted kernel a rung, which all of its chains call in turn",
     "PyTorch, all replicas batched": "written from the definition; hamiltorch is on no package index",
