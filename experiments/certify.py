@@ -32,7 +32,8 @@ from pbjax import precision, runs
 from pbjax.certify import Stop, Target, advance, begin, pilot_rows
 from pbjax.posteriors.energy import Rows
 from pbjax.precision import force_of
-from pbjax.runs.mesh import replica_mesh, replicate, shard_data, shard_replicas
+from pbjax.replicas import Replicas
+from pbjax.runs.mesh import lay_out_replicas, replica_mesh, replicate, shard_data, shard_replicas
 from pbjax.runs.progress import Progress, format_seconds
 from pbjax.sampling import AnnealingSchedule, PathState
 
@@ -64,11 +65,23 @@ def measure_gradient(config: Any, target: Target, *, at_least: float = 1.0) -> f
     return seconds / done
 
 
-def place_on_mesh(config: Any, state: PathState, data: tuple[Rows, Rows], *, columns: bool) -> tuple[PathState, Any]:
+def lay_out(config: Any) -> Replicas:
+    """The chains on the devices there are; groups of them only where asked for, since few chains lose time by it."""
+    count, at_once = len(config.seeds), config.replicas_at_once
+    if at_once is None:
+        return Replicas(replica_mesh(num_replicas=count, data_shards=config.data_shards))
+    return lay_out_replicas(count, at_once=at_once, data_shards=config.data_shards)
+
+
+def place_on_mesh(
+    config: Any, state: PathState, data: tuple[Rows, Rows], *, columns: bool
+) -> tuple[Replicas, PathState, Any]:
     """Chains over the devices, the data on all of them or its rows over `data_shards`; scalars are common to all."""
-    mesh = replica_mesh(num_replicas=len(config.seeds), data_shards=config.data_shards)
+    replicas = lay_out(config)
+    mesh = replicas.mesh
+    assert mesh is not None
     state = jax.tree.map(lambda leaf: shard_replicas(mesh, leaf) if leaf.ndim else replicate(mesh, leaf), state)
-    return state, shard_data(mesh, data, axis=-1 if columns else 1)
+    return replicas, state, shard_data(mesh, data, axis=-1 if columns else 1)
 
 
 def run_chains(
@@ -79,10 +92,17 @@ def run_chains(
     begun = time.perf_counter()
     moves = -(-schedule.num_moves // config.chunks)
 
+    start = jax.jit(lambda keys, rows: begin(keys, target, rows))(chain_keys(config), target.rows)
+    replicas, start, data = place_on_mesh(
+        config, start, (target.rows, test), columns=problem.model.columns is not None
+    )  # fmt: skip
+
     def chunk(
         state: PathState, schedule: AnnealingSchedule, rows: Rows, test: Rows
     ) -> tuple[PathState, Stop]:  # fmt: skip
-        return advance(state, schedule, rows, test, target=target, moves=moves, jitter=config.jitter)
+        return advance(
+            state, schedule, rows, test, target=target, moves=moves, jitter=config.jitter, replicas=replicas
+        )  # fmt: skip
 
     def tell(index: int, stop: Stop) -> None:
         row = {
@@ -93,8 +113,6 @@ def run_chains(
         phase.log(chunk=index, **row)
         progress.table([row], title="where the chains stand, mean over seeds")
 
-    start = jax.jit(lambda keys, rows: begin(keys, target, rows))(chain_keys(config), target.rows)
-    start, data = place_on_mesh(config, start, (target.rows, test), columns=problem.model.columns is not None)
     _, stops = phase.run_chunks(
         chunk, start, num_chunks=-(-schedule.num_moves // moves), arguments=(schedule, *data), on_chunk=tell
     )
@@ -118,7 +136,7 @@ def run_chains(
 
 def run(config: Any, out: Path) -> None:
     """The whole experiment in one run directory; phases that an earlier process finished are read, not computed."""
-    replica_mesh(data_shards=config.data_shards)  # refuses more shards than devices before anything is computed
+    lay_out(config)  # refuses what the devices cannot hold before anything is computed
     problem = make_problem(config)
     data = {problem.dataset.name: problem.dataset.checksum}
     with runs.RunDirectory(out, experiment=NAME, config=config, data=data) as directory:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.sharding import NamedSharding
 
 _CALLS = ("jit", "closed_call", "custom_jvp_call", "custom_vjp_call")
 
@@ -39,7 +41,9 @@ def _evaluate(jaxpr: Jaxpr, constants: Sequence[Any], arguments: Sequence[Any], 
             except TypeError:  # a parameter that cannot be compared
                 key, made = object(), None
             if made is None:
-                params = {name: _written_out(value) for name, value in equation.params.items()}
+                params = {field: _written_out(part) for field, part in equation.params.items()}
+                if name != "sharding_constraint":  # the mesh of its tracing; inside `shard_map` there is another
+                    params |= {field: None for field, part in params.items() if isinstance(part, NamedSharding)}
                 made = equation.primitive.bind(*given, **equation.primitive.get_bind_params(params))
                 made = made if equation.primitive.multiple_results else [made]
                 known[key] = (made, given)
@@ -53,29 +57,35 @@ def _written_out(value: Any) -> Any:
         return tuple(map(_written_out, value)) if any(isinstance(part, ClosedJaxpr) for part in value) else value
     if not isinstance(value, ClosedJaxpr):
         return value
-    return jax.make_jaxpr(lambda *given: _evaluate(value.jaxpr, value.consts, given, {}))(*value.in_avals)
+    shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type) for aval in value.in_avals]
+    return jax.make_jaxpr(lambda *given: _evaluate(value.jaxpr, value.consts, given, {}))(*shapes)
 
 
-def write_out(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function without inner calls and repeated computations.
+def write_out(function: Callable[..., Any], *shapes: Any) -> tuple[Callable[..., Any], list[jax.Array]]:
+    """The same function without inner calls and repeated computations, what it closes over as its first argument.
 
     Args:
         function: pure function of trees of arrays, traceable by `jax.jit`.
+        shapes: its arguments, arrays or `jax.ShapeDtypeStruct`.
 
     Returns:
-        A function with the same results. Rules of custom derivatives are lost in it: differentiate first.
+        (shared, *arguments) -> the same results, and `shared`: the traced arrays that the function closes over. Rules
+        of custom derivatives are lost in it: differentiate first.
 
     Example:
         >>> import jax.numpy as jnp
         >>> twice = jax.jit(lambda x: jnp.sin(x) + 1)
-        >>> written = jax.make_jaxpr(write_out(lambda x: twice(x) * twice(x)))(1.0)
-        >>> [equation.primitive.name for equation in written.eqns]
+        >>> written, shared = write_out(lambda x: twice(x) * twice(x), 1.0)
+        >>> [equation.primitive.name for equation in jax.make_jaxpr(written)(shared, 1.0).eqns]
         ['sin', 'add', 'mul']
     """
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(*shapes)
+    traced = [isinstance(constant, Tracer) for constant in closed.consts]
 
-    def written(*given: Any) -> Any:
-        closed, shape = jax.make_jaxpr(function, return_shape=True)(*given)
-        made = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(given), {})
+    def written(shared: Sequence[jax.Array], *given: Any) -> Any:
+        left = iter(shared)
+        constants = [next(left) if is_traced else value for is_traced, value in zip(traced, closed.consts, strict=True)]
+        made = _evaluate(closed.jaxpr, constants, jax.tree.leaves(given), {})
         return jax.tree.unflatten(jax.tree.structure(shape), made)
 
-    return written
+    return written, [value for is_traced, value in zip(traced, closed.consts, strict=True) if is_traced]

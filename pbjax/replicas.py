@@ -37,16 +37,23 @@ def _not_constant(count: int, tree: Any) -> jax.Array:
     return jnp.int32(count) + (ones > 32).astype(jnp.int32)
 
 
-def _in_groups(function: Callable[..., Any], arguments: tuple[Any, ...], size: int) -> Any:
-    """`jax.vmap(function)` for `size` replicas after the other, in one loop even if there is one group only."""
+def _side_by_side(
+    function: Callable[..., Any], arguments: tuple[Any, ...], size: int
+) -> tuple[Callable[..., Any], list[jax.Array]]:
+    """`jax.vmap(function)` of `size` replicas, written out, and the arrays that it closes over."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), arguments)
+    return write_out(jax.vmap(function), *shapes)
+
+
+def _in_groups(group_of: Callable[..., Any], shared: list[jax.Array], arguments: tuple[Any, ...], size: int) -> Any:
+    """A function of `size` replicas for one group after the other, in one loop even if there is one group only."""
     count = jax.tree.leaves(arguments)[0].shape[0]
     split = jax.tree.map(lambda leaf: leaf.reshape(count // size, size, *leaf.shape[1:]), arguments)
-    side_by_side = write_out(jax.vmap(function))
     kinds: dict[int, Any] = {}  # results that are typed keys: which leaf, of what kind
 
     def group(index: jax.Array) -> Any:
         given = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), split)
-        leaves, structure = jax.tree.flatten(side_by_side(*given))
+        leaves, structure = jax.tree.flatten(group_of(shared, *given))
         for place, leaf in enumerate(leaves):
             if jnp.issubdtype(leaf.dtype, _KEY):
                 kinds[place] = jax.random.key_impl(leaf)
@@ -86,8 +93,7 @@ class Replicas(NamedTuple):
         out[r] = function(*(argument[r] for argument in arguments))
 
         Args:
-            function: pure function of one replica's arguments; it may close over arrays that all replicas share; with
-                a mesh, arrays made under the same jit only where a loop reads them. With
+            function: pure function of one replica's arguments; it may close over arrays that all replicas share. With
                 `at_once` given, differentiate inside it, not through `map`.
             arguments: trees of arrays and typed keys [R, ...].
 
@@ -109,13 +115,14 @@ class Replicas(NamedTuple):
             raise ValueError(
                 f"at_once = {size}: {count} replicas on {devices} devices cannot be cut into groups of that size"
             )
+        group_of, shared = _side_by_side(function, arguments, size)
         if self.mesh is None:
-            return _in_groups(function, arguments, size)
+            return _in_groups(group_of, shared, arguments, size)
         spread = PartitionSpec("replica")
         return jax.shard_map(
-            lambda *own: _in_groups(function, own, size), mesh=self.mesh, in_specs=spread, out_specs=spread,
-            check_vma=False,
-        )(*arguments)  # fmt: skip
+            lambda shared, own: _in_groups(group_of, shared, own, size), mesh=self.mesh,
+            in_specs=(PartitionSpec(), spread), out_specs=spread, check_vma=False,
+        )(shared, arguments)  # fmt: skip
 
     def gather(self, tree: Any) -> Any:
         """Copies to every device, for what is computed from all replicas: a sum over them then has one order.

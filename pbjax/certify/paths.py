@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from pbjax.certify.target import Target
 from pbjax.posteriors.energy import Rows
+from pbjax.replicas import TOGETHER, Replicas
 from pbjax.sampling import AnnealingSchedule, PathState, init_paths, path_chunk, path_sums
 
 # Every chain has its own key; how far the ladder has been climbed is common to all, which keeps the trajectory's
@@ -80,6 +81,7 @@ def advance(
     target: Target,
     moves: int,
     jitter: float = 0.0,
+    replicas: Replicas = TOGETHER,
 ) -> tuple[PathState, Stop]:
     """The next `moves` moves of all chains, and the risks of the networks where they end.
 
@@ -91,24 +93,29 @@ def advance(
         target: network and prior; static.
         moves: moves of the chunk; those beyond the end of the schedule do nothing; static.
         jitter: as in `sampling.path_chunk`; static.
+        replicas: layout of the chains; static.
 
     Returns:
         The carry, and a `Stop`. Costs one forward pass a chain beside the gradients of the moves.
     """
 
-    def one(state: PathState) -> tuple[PathState, jax.Array, jax.Array]:
-        state, trace = path_chunk(
-            state, schedule, energy=target.on(rows), moves=moves, jitter=jitter
-        )  # fmt: skip
-        return state, jnp.nanmean(trace.acceptance), jnp.sum(trace.is_divergent)
+    common = {name: getattr(state, name) for name in _COMMON}
 
-    state, acceptance, divergences = jax.vmap(one, in_axes=(_PER_CHAIN,), out_axes=(_PER_CHAIN, 0, 0))(state)
-    sums = jax.vmap(path_sums, in_axes=(_PER_CHAIN,))(state)
-    heat, log_weight, slack = (x[:, 0] for x in (sums.heat, sums.log_weight, sums.slack))
-    z = state.position[:, 0]
-    risks = jax.vmap(lambda z: target.risks(z, rows))(z)
-    if held_out is None:
-        others = {name: jnp.full_like(value, jnp.nan) for name, value in risks.items()}
-    else:
-        others = jax.vmap(lambda z: target.risks(z, held_out))(z)
-    return state, Stop(z, state.beta, heat, log_weight, slack, acceptance, divergences, risks, others)
+    def one(own: PathState) -> tuple[PathState, Stop]:
+        state, trace = path_chunk(
+            own._replace(**common), schedule, energy=target.on(rows), moves=moves, jitter=jitter
+        )  # fmt: skip
+        sums, z = path_sums(state), state.position[0]
+        risks = target.risks(z, rows)
+        if held_out is None:
+            others = {name: jnp.full_like(value, jnp.nan) for name, value in risks.items()}
+        else:
+            others = target.risks(z, held_out)
+        return state, Stop(
+            z, state.beta, sums.heat[0], sums.log_weight[0], sums.slack[0], jnp.nanmean(trace.acceptance),
+            jnp.sum(trace.is_divergent), risks, others,
+        )  # fmt: skip
+
+    state, stop = replicas.map(one, (state._replace(**dict.fromkeys(_COMMON)),))
+    state = state._replace(**{name: replicas.gather(getattr(state, name))[0] for name in _COMMON})
+    return state, stop._replace(beta=state.beta)

@@ -123,7 +123,8 @@ def shard_replicas(mesh: Mesh, tree: Any) -> Any:
       ('replica', 'data')
     """
     count = mesh.shape["replica"]
-    sharding = NamedSharding(mesh, PartitionSpec("replica"))
+    # On one device programs forget what is spread, and a carry that comes back otherwise would be compiled for again.
+    sharding = NamedSharding(mesh, PartitionSpec("replica") if mesh.size > 1 else PartitionSpec())
 
     def place(path: Any, leaf: Any) -> jax.Array:
         shape = jnp.shape(leaf)

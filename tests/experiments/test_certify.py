@@ -144,6 +144,7 @@ def test_a_trained_prior_names_its_rows(tmp_path):
         (("--config", "smoke", "--prior-fraction", "0.0001"), "prior_fraction"),
         (("--config", "smoke", "--seeds"), "seeds"),
         (("--config", "smoke", "--tries", "0"), "tries"),
+        (("--config", "smoke", "--replicas-at-once", "3"), "replicas at once = 3: must divide"),
         (("--config", "smoke", "--pilot-gradients", "9"), "pilot_gradients = 9"),
         (("--config", "mnist_cnn", "--data-dir", "nowhere"), "mnist"),
     ],

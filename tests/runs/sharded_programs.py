@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pbjax.certify import advance, begin, make_target
 from pbjax.losses import smooth_bounded_cross_entropy
 from pbjax.models import mlp
 from pbjax.posteriors import fan_in_prior
 from pbjax.posteriors.energy import chunk_rows, energy
 from pbjax.posteriors.gibbs import whiten
 from pbjax.runs import lay_out_replicas, replica_mesh, replicate, shard_data, shard_replicas
-from pbjax.sampling import HMCSettings, adapt_chunk, freeze, init_ladder, sample_chunk
+from pbjax.sampling import HMCSettings, adapt_chunk, freeze, init_ladder, make_schedule, sample_chunk
 
 CEILING, REPLICAS, ROWS, WIDTHS = 4.0, 8, 203, (20, 12, 5)  # 203 rows need fillers on every number of devices
 
@@ -57,13 +58,19 @@ def ladder(devices):
     return leaves((state, traces))
 
 
-def learning_problem(columns):
-    """A network, its rows in two chunks, and the energy of flat weights: (dimension, rows, energy)."""
+def network_and_rows():
+    """A network, its prior, and inputs and labels of noise."""
     noise = np.random.default_rng(1)
     inputs = noise.normal(size=(ROWS, WIDTHS[0])).astype(np.float32)
-    rows = chunk_rows(inputs, noise.integers(0, WIDTHS[-1], ROWS), rows_per_chunk=110, columns=columns)
     model = mlp(WIDTHS[1:])
     prior = fan_in_prior(model.init(jax.random.key(0), inputs[:1]), scale=4.0)
+    return model, prior, inputs, noise.integers(0, WIDTHS[-1], ROWS)
+
+
+def learning_problem(columns):
+    """A network, its rows in two chunks, and the energy of flat weights: (dimension, rows, energy)."""
+    model, prior, inputs, labels = network_and_rows()
+    rows = chunk_rows(inputs, labels, rows_per_chunk=110, columns=columns)
     whitening = whiten(prior.mean, prior.log_scale)
     apply, prepare = (model.columns.apply, model.columns.prepare) if columns else (model.apply, lambda w: w)
     function = energy(apply, loss, columns=columns, prepare=prepare)
@@ -102,6 +109,35 @@ def network_ladder(devices, columns, exchange):
     return leaves(made)
 
 
+def annealed_chains(devices):
+    """Eight certified networks: everything that two chunks of an annealed path leave, the second past its end."""
+    model, prior, inputs, labels = network_and_rows()
+    target = make_target(model.apply, prior, inputs, labels, rows_per_chunk=110, columns=model.columns)
+    replicas = lay_out_replicas(REPLICAS, at_once=1, devices=jax.devices()[:devices])
+    schedule = make_schedule([1.0, 20.0, 200.0], step_sizes=[0.3, 0.1, 0.05], num_integration_steps=[2, 3, 2])
+    keys = jax.random.split(jax.random.key(2), REPLICAS)
+    state = jax.jit(lambda keys, rows: begin(keys, target, rows))(keys, target.rows)
+    state = jax.tree.map(
+        lambda leaf: shard_replicas(replicas.mesh, leaf) if leaf.ndim else replicate(replicas.mesh, leaf), state
+    )
+    rows = replicate(replicas.mesh, target.rows)
+
+    @jax.jit
+    def chunk(state, schedule, rows):
+        # Made here and read by every chain.
+        schedule = schedule._replace(step_sizes=0.5 * schedule.step_sizes)
+        return advance(state, schedule, rows, target=target, moves=2, jitter=0.1, replicas=replicas)
+
+    stops = []
+    for _ in range(2):
+        state, stop = chunk(state, schedule, rows)
+        stops.append(stop)
+    assert int(state.moves) == schedule.num_moves
+    assert chunk._cache_size() == 1
+    assert len(state.position.sharding.device_set) == devices
+    return leaves((state, stops))
+
+
 def network(shards):
     """Energy [R] and its gradient of R networks, the rows over `shards` devices; feature-major and row-major."""
     noise = np.random.default_rng(0)
@@ -133,15 +169,20 @@ def network(shards):
     return results, [np.asarray(leaf) for leaf in jax.tree.leaves(params)], inputs
 
 
-def main(path, same_bits):
+SAME_BITS = {
+    "plain": lambda devices: network_ladder(devices, columns=True, exchange=False),
+    "exchange": lambda devices: network_ladder(devices, columns=False, exchange=True),
+    "chains": annealed_chains,
+}
+
+
+def main(path, *same_bits):
     jax.config.update("jax_enable_x64", True)
     saved = {}
     if same_bits:
-        for count in (1, 2, 4, 8) if same_bits == "all" else (1, 8):
-            for name, columns, exchange in (("plain", True, False), ("exchange", False, True)):
-                if name == "plain" or same_bits == "all":
-                    made = network_ladder(count, columns, exchange)
-                    saved |= {f"{name}_{count}_{index}": leaf for index, leaf in enumerate(made)}
+        name, *counts = same_bits
+        for count in map(int, counts):
+            saved |= {f"{name}_{count}_{index}": leaf for index, leaf in enumerate(SAME_BITS[name](count))}
         np.savez(path, **saved)
         return
     for count in (1, 2, 4, 8):
@@ -153,4 +194,4 @@ def main(path, same_bits):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])

@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 
 from pbjax.replicas import Replicas
-from pbjax.runs import comparing, lay_out_replicas, replica_mesh, shard_data
+from pbjax.runs import comparing, lay_out_replicas, replica_mesh, replicate, shard_data, shard_replicas
 from tests.runs.sharded_programs import CEILING, REPLICAS, ROWS, WIDTHS
 
 ROOT = Path(__file__).parents[2]
 COUNTS = (2, 4, 8)
 
 
-def run_programs(folder, same_bits=""):
+def run_programs(folder, *same_bits):
     """Everything that `sharded_programs.py` saves."""
     path = folder / "results.npz"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     program = str(Path(__file__).with_name("sharded_programs.py"))
-    command = [sys.executable, "-W", "error", program, str(path), same_bits]
+    command = [sys.executable, "-W", "error", program, str(path), *same_bits]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     with np.load(path) as file:
@@ -57,30 +57,39 @@ def test_chains_on_many_devices_make_the_moves_of_those_on_one(results, count):
             np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("which", ["one and eight", pytest.param("all", marks=pytest.mark.slow)])
-def test_networks_in_groups_have_the_same_bits_on_any_number_of_devices(tmp_path, which):
-    found = run_programs(tmp_path, which)
-    names = {key.rsplit("_", 2)[0] for key in found}
-    counts = COUNTS if which == "all" else (8,)
-    assert names == ({"plain", "exchange"} if which == "all" else {"plain"})
-    for name in names:
-        one = of(found, f"{name}_1")
-        assert len(one) > 15
-        for count in counts:
-            many = of(found, f"{name}_{count}")
-            assert [leaf.tobytes() for leaf in many] == [leaf.tobytes() for leaf in one]
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("plain", (8,)),
+        pytest.param("plain", (2, 4), marks=pytest.mark.slow),
+        pytest.param("exchange", COUNTS, marks=pytest.mark.slow),
+        pytest.param("chains", COUNTS, marks=pytest.mark.slow),
+    ],
+)
+def test_networks_in_groups_have_the_same_bits_on_any_number_of_devices(tmp_path, name, counts):
+    found = run_programs(tmp_path, name, "1", *map(str, counts))
+    one = of(found, f"{name}_1")
+    assert len(one) > 15
+    for count in counts:
+        many = of(found, f"{name}_{count}")
+        assert [leaf.tobytes() for leaf in many] == [leaf.tobytes() for leaf in one]
 
 
 @pytest.mark.slow
-def test_an_experiment_has_the_same_rows_on_any_number_of_devices(tmp_path):
-    for count in (1, 2, 4):
+@pytest.mark.parametrize(
+    ("name", "arguments", "counts"),
+    [("gibbs_gap", (), (1, 2, 4)), ("certify", ("--seeds", "0", "1", "2", "3", "--replicas-at-once", "1"), (1, 4))],
+)
+def test_an_experiment_has_the_same_rows_on_any_number_of_devices(tmp_path, name, arguments, counts):
+    for count in counts:
         environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
         out = str(tmp_path / str(count))
         command = [
             sys.executable,
-            "experiments/gibbs_gap.py",
+            f"experiments/{name}.py",
             "--config",
             "smoke",
+            *arguments,
             "--log-level",
             "quiet",
             "--out",
@@ -88,7 +97,7 @@ def test_an_experiment_has_the_same_rows_on_any_number_of_devices(tmp_path):
         ]
         done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-    one, *many = (json.loads((tmp_path / str(count) / "results.json").read_text())["rows"] for count in (1, 2, 4))
+    one, *many = (json.loads((tmp_path / str(count) / "results.json").read_text())["rows"] for count in counts)
     for rows in many:
         assert comparing.row_differences(one, rows) == []
 
@@ -115,6 +124,24 @@ def test_groups_give_back_what_vmap_gives_and_typed_keys_too():
     found = Replicas(at_once=2).map(one, (keys, jnp.arange(6.0)))
     assert jax.random.key_data(found[0]).tolist() == jax.random.key_data(expected[0]).tolist()
     np.testing.assert_allclose(found[1]["y"], expected[1]["y"], rtol=1e-6)
+
+
+def test_replicas_share_what_the_same_program_made():
+    def program(x, scale):
+        replicas = lay_out_replicas(8, at_once=2)
+        table = jnp.sin(scale * jnp.arange(3.0))  # read in straight-line code, by a branch and by a loop
+
+        def one(x):
+            start = x * table + jnp.zeros_like(table)
+            start = jax.lax.cond(scale > 0, lambda y: y + table, lambda y: jnp.ones_like(y), start)
+            return jax.lax.scan(lambda y, _: (y + table * jnp.ones_like(y), None), start, None, length=2)[0]
+
+        return replicas.map(one, (x,))
+
+    mesh = lay_out_replicas(8, at_once=2).mesh
+    assert mesh.size == 4
+    found = jax.jit(program)(shard_replicas(mesh, jnp.arange(8.0)), replicate(mesh, jnp.asarray(0.5)))
+    np.testing.assert_allclose(found, (np.arange(8.0)[:, None] + 3) * np.sin(0.5 * np.arange(3.0)), rtol=1e-12)
 
 
 def absolute_network(results):
