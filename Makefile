@@ -73,12 +73,15 @@ format: $(VENV)/.stamp-dev  ## let ruff sort imports, mend what it can and forma
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The peers live in an environment of their own: none of them is a dependency of pbjax.
+# The peers live in an environment of their own: none of them is a dependency of pbjax. They come after pbjax and without
+# its constraints, which pin versions of shared dependencies that PyTorch does not take.
+BENCH_INSTALL = $(subst $(BIN),$(VENV)-bench/bin,$(INSTALL))
 $(VENV)-bench/.stamp: pyproject.toml constraints.txt $(wildcard benchmarks/requirements-*.txt)
 	@echo "Installing pbjax and the peers of its benchmarks into $(VENV)-bench"
 	@rm -rf $(VENV)-bench
 	@$(subst $(VENV),$(VENV)-bench,$(MAKE_VENV))
-	@$(subst $(BIN),$(VENV)-bench/bin,$(INSTALL)) --editable '.[test]' $(patsubst %,--requirement %,$(wildcard benchmarks/requirements-*.txt))
+	@$(BENCH_INSTALL) --editable .
+	@$(subst --constraint constraints.txt,,$(BENCH_INSTALL)) $(patsubst %,--requirement %,$(wildcard benchmarks/requirements-*.txt))
 	@touch $@
 
 bench: $(VENV)-bench/.stamp  ## install with its peers, measure everything, write docs/results/benchmarks.md
