@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +206,7 @@ def keep_networks(
     config, final = study.config, [made for made in finished if made.group.stage == "final"]
     names = {f"{made.group.method}, {made.group.budget}": made for made in final}
 
-    def about(row: dict[str, Any], name: str) -> bool:
+    def about(row: Mapping[str, Any], name: str) -> bool:
         group = names[name].group
         both = gradients_per_step(group.method, group.samples) == 1  # its row stands under every budget
         return (row["stage"], row["method"]) == ("final", group.method) and (both or row["budget"] == group.budget)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pbjax import optim as optim
     from pbjax import posteriors as posteriors
     from pbjax import precision as precision
+    from pbjax import replicas as replicas
     from pbjax import runs as runs
     from pbjax import sampling as sampling
     from pbjax import sharpness as sharpness
@@ -46,6 +47,7 @@ __all__ = [
     "optim",
     "posteriors",
     "precision",
+    "replicas",
     "runs",
     "sampling",
     "sharpness",

@@ -19,6 +19,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pbjax._inlining import write_out
 
+__all__ = ["TOGETHER", "Replicas"]
+
 _KEY = jax.dtypes.prng_key
 
 

@@ -24,7 +24,7 @@ ROOM_MAY_IMPORT = {
     "bounds": set(),
     "calibration": set(),
     "certificates": {"bounds", "evidence"},
-    "certify": {"certificates", "losses", "posteriors", "precision", "sampling"},
+    "certify": {"certificates", "losses", "posteriors", "precision", "replicas", "sampling"},
     "data": set(),
     "evidence": set(),
     "formal": {"losses", "models", "optim"},
@@ -33,9 +33,11 @@ ROOM_MAY_IMPORT = {
     "optim": {"posteriors"},
     "posteriors": {"losses", "bounds"},
     "precision": set(),
-    "runs": {"certificates", "models"},  # `pbjax verify` recomputes the one, `pbjax.load` builds the other
+    "replicas": {"_inlining"},  # the compiler's business, and of this room alone
+    # `pbjax verify` recomputes certificates, `pbjax.load` builds models.
+    "runs": {"certificates", "models", "replicas"},
     "sharpness": set(),
-    "sampling": {"posteriors", "evidence", "precision"},  # its diagnostics end in evidence.SampleStatistics
+    "sampling": {"posteriors", "evidence", "precision", "replicas"},  # its diagnostics end in evidence.SampleStatistics
 }
 
 # A package that only some places may import: the rest of pbjax works, and starts fast, without it.
@@ -187,7 +189,7 @@ def test_every_room_is_reachable_and_listed():
         assert inspect.ismodule(getattr(pbjax, room))
         assert room in dir(pbjax)
         assert room in pbjax.__all__
-    assert {room_of(path) for path in module_files()} - {"__init__", "_checks"} == set(ROOM_MAY_IMPORT)
+    assert {room_of(path) for path in module_files()} - {"__init__", "_checks", "_inlining"} == set(ROOM_MAY_IMPORT)
 
 
 def test_an_unknown_room_is_an_attribute_error_that_lists_the_rooms():
