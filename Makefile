@@ -87,7 +87,7 @@ $(VENV)-bench/.stamp: pyproject.toml constraints.txt $(wildcard benchmarks/requi
 bench: $(VENV)-bench/.stamp  ## install with its peers, measure everything, write docs/results/benchmarks.md
 	$(VENV)-bench/bin/python -m benchmarks $(ARGS)
 
-bench-light: $(VENV)/.stamp-dev  ## the counts that must not get worse, and every benchmark once without its peers
+bench-light: $(VENV)/.stamp-dev  ## the counts that must not get worse, and four quick benchmarks once
 	$(BIN)/python -m benchmarks.counts --check
 	$(BIN)/python -m benchmarks --quick --only bounds optim_step seeds convolution
 

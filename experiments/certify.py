@@ -33,7 +33,7 @@ from pbjax.certify import Stop, Target, advance, begin, pilot_rows
 from pbjax.posteriors.energy import Rows
 from pbjax.precision import force_of
 from pbjax.replicas import Replicas
-from pbjax.runs.mesh import lay_out_replicas, replica_mesh, replicate, shard_data, shard_replicas
+from pbjax.runs.mesh import lay_out_replicas, replicate, shard_data, shard_replicas
 from pbjax.runs.progress import Progress, format_seconds
 from pbjax.sampling import AnnealingSchedule, PathState
 
@@ -67,10 +67,9 @@ def measure_gradient(config: Any, target: Target, *, at_least: float = 1.0) -> f
 
 def lay_out(config: Any) -> Replicas:
     """The chains on the devices there are; groups of them only where asked for, since few chains lose time by it."""
-    count, at_once = len(config.seeds), config.replicas_at_once
-    if at_once is None:
-        return Replicas(replica_mesh(num_replicas=count, data_shards=config.data_shards))
-    return lay_out_replicas(count, at_once=at_once, data_shards=config.data_shards)
+    return lay_out_replicas(
+        len(config.seeds), at_once=config.replicas_at_once, data_shards=config.data_shards, grouped=False
+    )
 
 
 def place_on_mesh(

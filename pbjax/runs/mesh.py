@@ -68,7 +68,12 @@ def replica_mesh(
 
 
 def lay_out_replicas(
-    count: int, *, at_once: int | None = None, data_shards: int = 1, devices: Sequence[Any] | None = None
+    count: int,
+    *,
+    at_once: int | None = None,
+    data_shards: int = 1,
+    devices: Sequence[Any] | None = None,
+    grouped: bool = True,
 ) -> Replicas:
     """Spreads replicas over all devices in groups that go side by side, the same groups on any number of devices.
 
@@ -79,6 +84,7 @@ def lay_out_replicas(
         all that a device holds, with results that depend on the number of devices by rounding.
       data_shards: as in `replica_mesh`; above 1 there are no groups, and sums over rows round anyway.
       devices: the devices to use; None for all of jax's.
+      grouped: whether None may choose groups; a few chains lose time by them.
 
     Returns:
       The layout; its `mesh` is what `shard_replicas` and `replicate` take.
@@ -97,7 +103,7 @@ def lay_out_replicas(
     mesh = replica_mesh(devices, num_replicas=count if at_once is None else count // at_once, data_shards=data_shards)
     if mesh.shape["data"] > 1:
         return Replicas(mesh, None)
-    if at_once is None and devices[0].platform == "cpu":
+    if at_once is None and grouped and devices[0].platform == "cpu":
         held = count // mesh.shape["replica"]
         at_once = min(held, count // max(d for d in range(1, SAME_BITS + 1) if count % d == 0))
         at_once = at_once if held % at_once == 0 else held

@@ -52,7 +52,11 @@ def test_a_gradient_more_is_told():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["bounds", "optim_step", "seeds", "convolution", "mean_field", "rule_extrapolation"])
+@pytest.mark.parametrize(
+    "name",
+    ["bounds", "checkpointing", "convolution", "growth", "leapfrog", "mean_field", "optim_step", "rule_extrapolation",
+     "seeds"],
+)  # fmt: skip
 def test_benchmarks_run(name):
     """Each compares its results with those of its peers and ends with an error if they differ; no time is looked at."""
     done = subprocess.run(

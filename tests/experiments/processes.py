@@ -14,25 +14,25 @@ from pbjax.runs.sweep import read_results
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def start(experiment, *arguments):
-    """The process of an experiment, on one device."""
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+def start(experiment, *arguments, devices=1):
+    """The process of an experiment, on so many fake devices."""
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     return subprocess.Popen(
         [sys.executable, str(ROOT / "experiments" / f"{experiment}.py"), *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
     )  # fmt: skip
 
 
-def command(experiment, *arguments, timeout=900):
+def command(experiment, *arguments, devices=1, timeout=900):
     """The same, waited for: its status and what it said."""
-    process = start(experiment, *arguments)
+    process = start(experiment, *arguments, devices=devices)
     said, errors = process.communicate(timeout=timeout)
     return subprocess.CompletedProcess(arguments, process.returncode, said, errors)
 
 
-def finish(experiment, out, *arguments):
+def finish(experiment, out, *arguments, devices=1):
     """Runs it to its end, in or from the directory `out`."""
-    done = command(experiment, "--out", str(out), *arguments)
+    done = command(experiment, "--out", str(out), *arguments, devices=devices)
     assert done.returncode == 0, done.stderr
     return done
 

@@ -1,6 +1,5 @@
 """Many devices, on eight fake ones in a process of its own: the results are those of one device."""
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,8 @@ import numpy as np
 import pytest
 
 from pbjax.replicas import Replicas
-from pbjax.runs import comparing, lay_out_replicas, replica_mesh, replicate, shard_data, shard_replicas
+from pbjax.runs import lay_out_replicas, replica_mesh, replicate, shard_data, shard_replicas
+from tests.experiments import processes
 from tests.runs.sharded_programs import CEILING, REPLICAS, ROWS, WIDTHS
 
 ROOT = Path(__file__).parents[2]
@@ -82,24 +82,10 @@ def test_networks_in_groups_have_the_same_bits_on_any_number_of_devices(tmp_path
 )
 def test_an_experiment_has_the_same_rows_on_any_number_of_devices(tmp_path, name, arguments, counts):
     for count in counts:
-        environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
-        out = str(tmp_path / str(count))
-        command = [
-            sys.executable,
-            f"experiments/{name}.py",
-            "--config",
-            "smoke",
-            *arguments,
-            "--log-level",
-            "quiet",
-            "--out",
-            out,
-        ]
-        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-    one, *many = (json.loads((tmp_path / str(count) / "results.json").read_text())["rows"] for count in counts)
-    for rows in many:
-        assert comparing.row_differences(one, rows) == []
+        processes.finish(
+            name, tmp_path / str(count), "--config", "smoke", *arguments, "--log-level", "quiet", devices=count
+        )
+    assert all(processes.same_rows(tmp_path / str(counts[0]), tmp_path / str(count)) for count in counts[1:])
 
 
 def test_layouts_do_not_depend_on_the_number_of_devices_until_they_have_to():
