@@ -30,6 +30,7 @@ from benchmarks.seeds import problem
 from experiments._sam_as_vi.methods import METHODS, Hyper, Setting
 from experiments._sam_as_vi.training import Plan, init_replicas, make_chunk
 from pbjax import precision
+from pbjax.replicas import TOGETHER
 from pbjax.sampling import hmc
 
 CLAIM = "Growth of time with what a user makes larger"
@@ -75,7 +76,7 @@ def training_call(seeds: int, *, method: str, steps: int) -> Callable[[], Any]:
     made = problem("mlp", steps)
     setting = Setting(len(made.labels), 20_710, 0.9, 1e-4, 0.01, 1, 0.01)
     hyper = Hyper(*(jnp.full(seeds, x, jnp.float32) for x in (METHODS[method].learning_rate, 0.1, 1.0)))
-    chunk = jax.jit(make_chunk(method, setting, made, Plan(steps, 2, 2, 1, 1), at_once=seeds, watch_rows=1))
+    chunk = jax.jit(make_chunk(method, setting, made, Plan(steps, 2, 2, 1, 1), replicas=TOGETHER, watch_rows=1))
     state = (jnp.zeros((), jnp.int32), init_replicas(method, hyper, np.arange(seeds), setting, made))
     return lambda: chunk(state, hyper, jnp.array([2, 2]), (made.inputs, made.labels, made.validation))
 

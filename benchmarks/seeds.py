@@ -23,6 +23,7 @@ from benchmarks._measuring import Figure, interleaved, report
 from experiments._sam_as_vi.methods import METHODS, Hyper, Setting, gradients_per_step
 from experiments._sam_as_vi.training import Plan, Problem, init_replicas, make_chunk
 from pbjax import models
+from pbjax.replicas import Replicas
 
 CLAIM = "Seeds in one program"
 Model = Literal["mlp", "small_cnn"]
@@ -65,7 +66,7 @@ def measure(options: Options, model: Model, seeds: int, method: str) -> list[Fig
     setting = Setting(len(made.labels), 20_710, 0.9, 1e-4, 0.01, 1, 0.01)
 
     def compiled(count: int, at_once: int) -> Callable[[], Any]:
-        chunk = jax.jit(make_chunk(method, setting, made, shape, at_once=at_once, watch_rows=1))
+        chunk = jax.jit(make_chunk(method, setting, made, shape, replicas=Replicas(at_once=at_once), watch_rows=1))
         hyper = Hyper(*(jnp.full(count, x, jnp.float32) for x in (METHODS[method].learning_rate, 0.1, 1.0)))
         state = (jnp.zeros((), jnp.int32), init_replicas(method, hyper, np.arange(count), setting, made))
         return lambda: chunk(state, hyper, jnp.array([2, 2]), data)

@@ -31,6 +31,7 @@ from experiments._fine_tuning.methods import make_method
 from experiments._fine_tuning.problem import divergence, make_pretraining, make_problem, transformed
 from experiments._fine_tuning.rows import rows
 from pbjax import formal, precision, runs
+from pbjax.runs.mesh import lay_out_replicas, replicate, shard_replicas
 from pbjax.runs.progress import Progress
 
 NAME = "fine_tuning"
@@ -61,7 +62,11 @@ class Study:
         def tell(index: int, seen: Any) -> None:
             phase.log(step=(index + 1) * steps, kl_per_sequence=seen)
 
-        state, seen = phase.run_chunks(jax.vmap(one), state, num_chunks=PRETRAIN_CHUNKS, on_chunk=tell)
+        replicas = lay_out_replicas(len(self.config.seeds), at_most=self.config.replicas_at_once)
+        state, seen = phase.run_chunks(
+            lambda state: replicas.map(one, (state,)), shard_replicas(replicas.mesh, state),
+            num_chunks=PRETRAIN_CHUNKS, on_chunk=tell,
+        )  # fmt: skip
         return {"params": state.params, "kl": seen, "seconds": time.perf_counter() - begin}
 
     def measure(self, params: Any) -> dict[str, Any]:
@@ -73,7 +78,8 @@ class Study:
         """Fine-tuning by a method: steps to the target and curves of all maps, rates and seeds."""
         begin = time.perf_counter()
         method = make_method(self.config, name)
-        start, carry = tuning.init(self.config, method, params)
+        mesh = tuning.lay_out(self.config)[0].mesh
+        params, (start, carry) = replicate(mesh, (params, tuning.init(self.config, method, params)))
         going = [self.shape.size]
 
         def tell(index: int, seen: Any) -> None:

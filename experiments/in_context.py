@@ -42,7 +42,7 @@ from experiments._in_context.training import (
 )
 from pbjax import precision, runs
 from pbjax.formal import hmm
-from pbjax.runs.mesh import replica_mesh, shard_replicas
+from pbjax.runs.mesh import lay_out_replicas, shard_replicas
 from pbjax.runs.progress import Progress
 
 NAME = "in_context"
@@ -60,7 +60,8 @@ class Study:
         self.model = make_model(config)
         self.problem = make_problem(config, self.taught)
         self.training = make_training(config, self.taught, self.model, self.problem, penalised=False)
-        self.chunk = make_chunk(config, self.taught, self.model, self.problem)
+        self.replicas = lay_out_replicas(len(config.seeds), at_most=config.replicas_at_once)
+        self.chunk = make_chunk(config, self.taught, self.model, self.problem, replicas=self.replicas)
 
     def exact(self) -> dict[str, Any]:
         """Neighbours of the mixture."""
@@ -81,9 +82,8 @@ class Study:
         """Maximum likelihood from the start, or a branch of trained states by its name."""
         begin, config = time.perf_counter(), self.config
         replicas = init_replicas(config, self.training) if name is None else branch(config, state, name)
-        count, before = len(config.seeds), 0 if name is None else config.steps
-        if config.replicas_at_once >= count and jax.device_count() > 1:
-            replicas = shard_replicas(replica_mesh(num_replicas=count), replicas)
+        replicas = shard_replicas(self.replicas.mesh, replicas)
+        before = 0 if name is None else config.steps
 
         def tell(index: int, seen: Any) -> None:
             phase.log(

@@ -32,7 +32,7 @@ from experiments._rule_extrapolation.problem import Problem, make_model, make_pr
 from experiments._rule_extrapolation.results import history, rows
 from experiments._rule_extrapolation.training import init_replicas, make_chunk, make_training
 from pbjax import precision, runs
-from pbjax.runs.mesh import replica_mesh, shard_replicas
+from pbjax.runs.mesh import lay_out_replicas, shard_replicas
 from pbjax.runs.progress import Progress
 
 NAME = "rule_extrapolation"
@@ -56,9 +56,8 @@ class Study:
         begin = time.perf_counter()
         problem, model = self.problems[group.arms[0].language], self.model(group)
         training = make_training(self.config, problem, model, group)
-        carry = init_replicas(self.config, training, group)
-        if self.config.replicas_at_once >= group.size and jax.device_count() > 1:
-            carry = shard_replicas(replica_mesh(num_replicas=group.size), carry)
+        replicas = lay_out_replicas(group.size, at_most=self.config.replicas_at_once)
+        carry = shard_replicas(replicas.mesh, init_replicas(self.config, training, group))
 
         def tell(index: int, seen: Any) -> None:
             phase.log(
@@ -68,7 +67,7 @@ class Study:
             )  # fmt: skip
 
         (_, snapshot), seen = phase.run_chunks(
-            make_chunk(self.config, problem, model, training), carry,
+            make_chunk(self.config, problem, model, training, replicas=replicas), carry,
             num_chunks=self.config.steps // self.config.evaluate_every, on_chunk=tell,
         )  # fmt: skip
         timing = phase.timing
@@ -82,7 +81,11 @@ class Study:
     def measure(self, group: Group, trained: dict[str, Any]) -> dict[str, Any]:
         """Columns [R] of the networks at matched loss, NaN for those that never came so near, and `seconds`."""
         begin = time.perf_counter()
-        measure = jax.jit(make_measure(self.config, self.problems[group.arms[0].language], self.model(group)))
+        problem = self.problems[group.arms[0].language]
+        replicas = lay_out_replicas(
+            group.size, at_most=self.config.replicas_at_once, devices=jax.local_devices()[:1]
+        )  # fmt: skip
+        measure = jax.jit(make_measure(self.config, problem, self.model(group), replicas=replicas))
         keys = jax.vmap(jax.random.key)(jnp.asarray(np.tile(group.seeds, len(group.arms))))
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 1)
         params = jax.tree.map(jnp.asarray, trained["snapshot"]["params"])

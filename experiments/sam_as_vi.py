@@ -32,7 +32,8 @@ from experiments._sam_as_vi.methods import METHODS, Hyper, Setting, gradients_pe
 from experiments._sam_as_vi.problem import data_options, make_problem, model_options
 from experiments._sam_as_vi.training import ARRAYS, Plan, Problem, init_replicas, make_chunk, plan
 from pbjax import optim, precision, runs
-from pbjax.runs.mesh import replica_mesh, replicate, shard_replicas
+from pbjax.replicas import Replicas
+from pbjax.runs.mesh import lay_out_replicas, replicate, shard_replicas
 from pbjax.runs.progress import Progress
 
 NAME = "sam_as_vi"
@@ -67,13 +68,17 @@ class Study:
         )  # fmt: skip
         return made._replace(prior_chunks=made.chunks) if group.stage == "tune" else made
 
+    def layout(self, count: int, devices: Any = None) -> Replicas:
+        """Of `count` networks."""
+        return lay_out_replicas(count, at_most=self.config.replicas_at_once, devices=devices)
+
     def chunk(self, group: Group) -> Any:
         """The jitted chunk, one for all groups of a method, number of draws and number of replicas."""
         shape = self.plan(group)._replace(prior_chunks=0, chunks=0)
         place = (group.method, group.samples, group.size, shape)
         if place not in self._chunks:
             made = make_chunk(
-                group.method, self.setting(group), self.problem, shape, at_once=self.config.replicas_at_once,
+                group.method, self.setting(group), self.problem, shape, replicas=self.layout(group.size),
                 watch_rows=min(self.config.sharpness_rows, len(self.problem.validation[1])),
             )  # fmt: skip
             self._chunks[place] = jax.jit(made, donate_argnums=0)
@@ -86,9 +91,9 @@ class Study:
         hyper = Hyper(*(jnp.asarray(x) for x in (group.learning_rate, group.radius, group.kappa)))
         replicas = init_replicas(group.method, hyper, group.seed, self.setting(group), self.problem)
         data = (self.problem.inputs, self.problem.labels, self.problem.validation)
-        if self.config.replicas_at_once >= group.size and jax.device_count() > 1:
-            mesh = replica_mesh(num_replicas=group.size)
-            replicas, hyper, data = shard_replicas(mesh, replicas), shard_replicas(mesh, hyper), replicate(mesh, data)
+        layout = self.layout(group.size)
+        replicas, hyper = shard_replicas(layout.mesh, replicas), shard_replicas(layout.mesh, hyper)
+        data = replicate(layout.mesh, data)
 
         def tell(index: int, watched: Any) -> None:
             phase.log(
@@ -102,9 +107,11 @@ class Study:
         )  # fmt: skip
         log_scale: Any = ()
         if METHODS[group.method].gaussian:
-            log_scale = jax.jit(jax.vmap(lambda state, params: optim.posterior(state, params).log_scale))(
-                last.opt_state, last.params
-            )
+
+            def scales(state: Any, params: Any) -> Any:
+                return optim.posterior(state, params).log_scale
+
+            log_scale = jax.jit(lambda *given: layout.map(scales, given))(last.opt_state, last.params)
         trained = Trained(last.params, log_scale, last.centre, last.key)
         timing = phase.timing
         return {
@@ -136,7 +143,8 @@ class Study:
 
             def evaluate(trained: Trained, rows: dict[str, Any]) -> dict[str, Any]:
                 # Images are arguments: as constants they would be compiled in, a copy for each program.
-                return make_evaluate(self.config, self.problem._replace(**rows), measured=measured)(trained)
+                problem, layout = self.problem._replace(**rows), self.layout(len(trained.key), jax.local_devices()[:1])
+                return make_evaluate(self.config, problem, measured=measured, replicas=layout)(trained)
 
             self._evaluations[measured] = jax.jit(evaluate)
         return jax.tree.map(np.asarray, self._evaluations[measured](tree, rows))

@@ -17,6 +17,8 @@ import optax
 from experiments._fine_tuning.linearised import tangent_maps
 from experiments._fine_tuning.methods import Method, learning_rates
 from experiments._fine_tuning.problem import CONTROL, Problem, arms, draw_control, kl, map_keys
+from pbjax.replicas import Replicas
+from pbjax.runs import lay_out_replicas
 
 
 class Shape(NamedTuple):
@@ -124,6 +126,13 @@ def still_matters(shape: Shape, carry: Carry, *, cap_factor: float) -> jax.Array
     return going & jnp.repeat(~dropped, shape.seeds)
 
 
+def lay_out(config: Any) -> tuple[Replicas, int]:
+    """How blocks of replicas are spread over the devices, one block of a device after the other, and their size."""
+    size = shape_of(config).size
+    block = min(config.replicas_at_once, size)
+    return lay_out_replicas(-(-size // block), at_once=1), block
+
+
 def make_chunk(config: Any, problem: Problem, method: Method, *, linearised: bool) -> Callable[..., Any]:
     """`chunk(carry, params [A, S, ...], start [A, S, ...]) -> (carry, KL before the chunk's first step [R])`.
 
@@ -132,7 +141,7 @@ def make_chunk(config: Any, problem: Problem, method: Method, *, linearised: boo
     shape = shape_of(config)
     rates = jnp.asarray(learning_rates(config, method.name), config.precision)
     sequences = problem.after.support()
-    block = min(config.replicas_at_once, shape.size)
+    replicas, block = lay_out(config)
     blocks = -(-shape.size // block)
     update = optax.with_extra_args_support(method.optimiser).update
 
@@ -181,18 +190,18 @@ def make_chunk(config: Any, problem: Problem, method: Method, *, linearised: boo
         # What only fills up the last block is a second copy, which goes nowhere.
         real = (jnp.arange(blocks * block) < shape.size).reshape(blocks, block)
 
-        def run(given: tuple[jax.Array, jax.Array]) -> tuple[Carry, jax.Array]:
-            place, real = given
+        def run(place: jax.Array, real: jax.Array) -> tuple[Carry, jax.Array]:
             own = jax.tree.map(lambda leaf: leaf[place], carry)
             own = own._replace(active=own.active & real)
             moving = lambda now: jax.vmap(lambda c, i: one(c, i, params, start))(now, place)  # noqa: E731
             resting = lambda now: (now, jnp.full(block, jnp.nan, config.precision))  # noqa: E731
             return jax.lax.cond(own.active.any(), moving, resting, own)
 
-        made, found = jax.lax.map(run, (places, real))
+        made, found = replicas.gather(replicas.map(run, (places, real)))
         # Back to the numbers of the replicas.
         back = jnp.argsort(order)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: shape.size][back], (made, found))
+        ordered = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: shape.size][back], (made, found))
+        return replicas.gather(ordered)
 
     return chunk
 

@@ -19,9 +19,10 @@ from experiments._in_context.problem import (
     over_tokens,
     sequence_length,
 )
-from pbjax import formal, runs
+from pbjax import formal
 from pbjax.formal import hmm
 from pbjax.models import LanguageModel
+from pbjax.replicas import Replicas
 
 BRANCHES = ("plain", "penalised")
 """Continuations of every network; the second differs by the weight of the penalty alone."""
@@ -205,7 +206,7 @@ def accuracies(config: Any, model: LanguageModel, params: Any, problem: Problem)
 
 
 def make_chunk(
-    config: Any, mixture: hmm.Mixture, model: LanguageModel, problem: Problem
+    config: Any, mixture: hmm.Mixture, model: LanguageModel, problem: Problem, *, replicas: Replicas
 ) -> Callable[[formal.TrainingState], tuple[formal.TrainingState, Seen]]:
     """`chunk(states) -> (states, Seen)`: some steps of all replicas, then their accuracy on few of the prompts.
 
@@ -214,6 +215,7 @@ def make_chunk(
         mixture: of the sequences.
         model: the network.
         problem: with the prompts.
+        replicas: how the networks are laid out.
 
     Returns:
         A jitted function that donates its states: maximum likelihood and both branches are one compiled program, in
@@ -230,7 +232,7 @@ def make_chunk(
             right, _ = accuracies(config, model, state.params, few)
             return state, Seen(metrics.kl.mean(), metrics.completion.mean(), right.mean(0))
 
-        return runs.over_replicas(one, (states,), at_once=config.replicas_at_once)
+        return replicas.map(one, (states,))
 
     return jax.jit(chunk, donate_argnums=0)
 
@@ -268,4 +270,4 @@ def make_scores(config: Any, model: LanguageModel, problem: Problem) -> Callable
             divergence(problem.known, log_q),
         )
 
-    return lambda params: runs.over_replicas(one, (params,), at_once=1)
+    return lambda params: Replicas(at_once=1).map(one, (params,))

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 from configs.rule_extrapolation._schema import WITH_COMPLETIONS
 from experiments._rule_extrapolation.problem import Problem, new_tokens
-from pbjax import formal, runs, sharpness
+from pbjax import formal, sharpness
 from pbjax.models import LanguageModel
+from pbjax.replicas import Replicas
 
 # Of the rows that prompts trade; no seed of a network.
 ROW_KEY = 1_000_003
@@ -77,7 +78,7 @@ def behaviour(config: Any, problem: Problem, model: LanguageModel, params: Any) 
 
 
 def make_measure(
-    config: Any, problem: Problem, model: LanguageModel
+    config: Any, problem: Problem, model: LanguageModel, *, replicas: Replicas
 ) -> Callable[[Any, jax.Array], dict[str, jax.Array]]:
     """`measure(params [R, ...], keys [R])`, a column [R] each."""
 
@@ -85,4 +86,4 @@ def make_measure(
         made = behaviour(config, problem, model, params)
         return made | flatness(config, problem, model, params, key) if config.sharpness else made
 
-    return lambda params, keys: runs.over_replicas(one, (params, keys), at_once=config.replicas_at_once)
+    return lambda params, keys: replicas.map(one, (params, keys))

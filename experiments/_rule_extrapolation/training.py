@@ -12,8 +12,9 @@ import optax
 
 from experiments._rule_extrapolation.groups import Group
 from experiments._rule_extrapolation.problem import Problem, new_tokens
-from pbjax import formal, optim, runs
+from pbjax import formal, optim
 from pbjax.models import LanguageModel
+from pbjax.replicas import Replicas
 
 
 class Snapshot(NamedTuple):
@@ -116,7 +117,9 @@ def make_observe(config: Any, problem: Problem, model: LanguageModel) -> Callabl
     return observe
 
 
-def make_chunk(config: Any, problem: Problem, model: LanguageModel, training: formal.Training) -> Callable[..., Any]:
+def make_chunk(
+    config: Any, problem: Problem, model: LanguageModel, training: formal.Training, *, replicas: Replicas
+) -> Callable[..., Any]:
     """`chunk((states, snapshots)) -> ((states, snapshots), Seen [R, ...])`: some steps, then one evaluation."""
     observe = make_observe(config, problem, model)
 
@@ -127,7 +130,7 @@ def make_chunk(config: Any, problem: Problem, model: LanguageModel, training: fo
         return state, Snapshot(kept, snapshot.reached | (seen.kl <= config.match)), seen
 
     def chunk(carry: tuple[formal.TrainingState, Snapshot]) -> tuple[Any, Seen]:
-        state, snapshot, seen = runs.over_replicas(one, carry, at_once=config.replicas_at_once)
+        state, snapshot, seen = replicas.map(one, carry)
         return (state, snapshot), seen
 
     return chunk

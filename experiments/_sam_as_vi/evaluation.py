@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments._sam_as_vi.training import ROWS, Problem, logits
-from pbjax import calibration, certificates, losses, runs, sharpness
+from pbjax import calibration, certificates, losses, sharpness
 from pbjax.posteriors import (
     MEAN_FIELD,
     Gaussian,
@@ -20,6 +20,7 @@ from pbjax.posteriors import (
     local_estimator,
     sample,
 )
+from pbjax.replicas import Replicas
 
 Measured = Literal["validation", "predictions", "flatness"]
 
@@ -141,7 +142,9 @@ def _keys(trained: Trained) -> jax.Array:
     return jax.random.split(jax.random.fold_in(trained.key, 3), 3)
 
 
-def make_evaluate(config: Any, problem: Problem, *, measured: Measured) -> Callable[[Trained], dict[str, Any]]:
+def make_evaluate(
+    config: Any, problem: Problem, *, measured: Measured, replicas: Replicas
+) -> Callable[[Trained], dict[str, Any]]:
     """`evaluate(trained [R]) -> nested dict of arrays [R, ...]`.
 
     Three programs: `validation` for a search, `predictions` adds the test set, and `flatness` is sharpness and the
@@ -175,7 +178,7 @@ def make_evaluate(config: Any, problem: Problem, *, measured: Measured) -> Calla
         return result
 
     one = flatness if measured == "flatness" else predicted
-    return lambda trained: runs.over_replicas(one, (trained,), at_once=config.replicas_at_once)
+    return lambda trained: replicas.map(one, (trained,))
 
 
 def certificate(config: Any, problem: Problem, numbers: dict[str, Any]) -> certificates.Certificate:

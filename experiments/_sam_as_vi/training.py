@@ -16,11 +16,12 @@ import numpy as np
 import optax
 
 from experiments._sam_as_vi.methods import Hyper, Setting, build
-from pbjax import losses, runs
+from pbjax import losses
 from pbjax.data.augmentation import augment
 from pbjax.models import Model
 from pbjax.optim.member import find_state
 from pbjax.optim.perturbation import PerturbationMetrics
+from pbjax.replicas import Replicas
 
 # Rows whose activations are held at once when nothing is differentiated.
 ROWS = 1000
@@ -171,16 +172,16 @@ def init_replicas(method: str, hyper: Hyper, seeds: np.ndarray, setting: Setting
 
 
 def make_chunk(
-    method: str, setting: Setting, problem: Problem, shape: Plan, *, at_once: int, watch_rows: int
+    method: str, setting: Setting, problem: Problem, shape: Plan, *, replicas: Replicas, watch_rows: int
 ) -> Callable[..., tuple[Any, Watched]]:
     """`chunk((index, replicas), hyper, limits, problem data) -> ((index + 1, replicas), Watched)`.
 
-    `limits = (prior_chunks, chunks)` is data, so that budgets of different length share one compilation. `at_once`
-    replicas are vmapped and the rest follow: on CPUs few weights fit the cache, on an accelerator all go together.
+    `limits = (prior_chunks, chunks)` is data, so that budgets of different length share one compilation. `replicas` is
+    their layout: on CPUs few weights fit the cache, on an accelerator all go together.
     """
 
     def chunk(state: tuple[jax.Array, Replica], hyper: Hyper, limits: jax.Array, data: Any) -> tuple[Any, Watched]:
-        index, replicas = state
+        index, networks = state
         first = index < limits[0]
         inputs, labels, validation = data
 
@@ -235,8 +236,8 @@ def make_chunk(
             )
             return Replica(params, opt_state, centre, replica.key), watched
 
-        replicas, watched = runs.over_replicas(one, (replicas, hyper), at_once=at_once)
-        return (index + 1, replicas), watched
+        networks, watched = replicas.map(one, (networks, hyper))
+        return (index + 1, networks), watched
 
     return chunk
 

@@ -1,6 +1,6 @@
 """Devices as a mesh with axes ("replica", "data"): replicas are spread, data is copied to all or spread by rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -71,6 +71,7 @@ def lay_out_replicas(
     count: int,
     *,
     at_once: int | None = None,
+    at_most: int | None = None,
     data_shards: int = 1,
     devices: Sequence[Any] | None = None,
     grouped: bool = True,
@@ -80,32 +81,45 @@ def lay_out_replicas(
     Args:
       count: number of replicas, R · >= 1.
       at_once: G, replicas in a group · a divisor of R. Results have the same bits on all numbers of devices that divide
-        R / G. None chooses what costs nothing: on CPUs R over its largest divisor up to `SAME_BITS`, on accelerators
-        all that a device holds, with results that depend on the number of devices by rounding.
+        R / G. None chooses.
+      at_most: what None may choose at most · >= 1. On CPUs the largest divisor of R that is no larger, on accelerators
+        all that a device holds, or equal parts of them where these are more.
       data_shards: as in `replica_mesh`; above 1 there are no groups, and sums over rows round anyway.
       devices: the devices to use; None for all of jax's.
-      grouped: whether None may choose groups; a few chains lose time by them.
+      grouped: whether None may choose groups where there is no `at_most`: on CPUs R over its largest divisor up to
+        `SAME_BITS`, which few chains lose time by. On accelerators and otherwise all that a device holds go together,
+        with results that depend on the number of devices by rounding.
 
     Returns:
       The layout; its `mesh` is what `shard_replicas` and `replicate` take.
 
     Raises:
-      ValueError: at_once is no divisor of count, or as in `replica_mesh`.
+      ValueError: at_once is no divisor of count, at_most below 1, or as in `replica_mesh`.
 
     Example:
       >>> lay_out_replicas(44, devices=jax.devices()[:1]).at_once
       11
+      >>> lay_out_replicas(16, at_most=5, devices=jax.devices("cpu")[:1]).at_once
+      4
     """
-    if at_once is not None and (at_once < 1 or count % at_once):
-        divisors = ", ".join(str(size) for size in range(1, count + 1) if count % size == 0)
-        raise ValueError(f"replicas at once = {at_once}: must divide the number of replicas, {count}: {divisors}")
     devices = list(jax.devices() if devices is None else devices)
+    on_cpus = devices[0].platform == "cpu"
+    sizes = [size for size in range(1, count + 1) if count % size == 0]
+    if at_once is not None and at_once not in sizes:
+        divisors = ", ".join(map(str, sizes))
+        raise ValueError(f"replicas at once = {at_once}: must divide the number of replicas, {count}: {divisors}")
+    if at_most is not None and at_most < 1:
+        raise ValueError(f"at_most = {at_most}: must be at least 1")
+    if at_once is None and at_most is not None and on_cpus and data_shards == 1:
+        at_once = max(size for size in sizes if size <= at_most)
     mesh = replica_mesh(devices, num_replicas=count if at_once is None else count // at_once, data_shards=data_shards)
-    if mesh.shape["data"] > 1:
-        return Replicas(mesh, None)
-    if at_once is None and grouped and devices[0].platform == "cpu":
-        held = count // mesh.shape["replica"]
-        at_once = min(held, count // max(d for d in range(1, SAME_BITS + 1) if count % d == 0))
+    held = count // mesh.shape["replica"]
+    if mesh.shape["data"] > 1 or at_once is not None:
+        return Replicas(mesh, at_once if mesh.shape["data"] == 1 else None)
+    if at_most is not None:
+        return Replicas(mesh, None if held <= at_most else -(-held // -(-held // at_most)))
+    if grouped and on_cpus:
+        at_once = min(held, count // max(size for size in sizes if size <= SAME_BITS))
         at_once = at_once if held % at_once == 0 else held
     return Replicas(mesh, at_once)
 
@@ -204,35 +218,3 @@ def shard_data(mesh: Mesh, tree: Any, *, axis: int) -> Any:
         return put(np.pad(array, filler), NamedSharding(mesh, spec))
 
     return jax.tree_util.tree_map_with_path(place, tree)
-
-
-def over_replicas(function: Callable[..., Any], arguments: tuple[Any, ...], *, at_once: int) -> Any:
-    """A function over the leading axis of its arguments, some replicas side by side and the rest after them.
-
-    out[r] = function(*(argument[r] for argument in arguments))
-
-    On CPUs the weights of few replicas fit the cache, on an accelerator all replicas go together.
-
-    Args:
-      function: pure function of one replica's arguments.
-      arguments: trees of arrays [R, ...].
-      at_once: replicas that are vmapped · >= 1; R or more vmaps all of them, 1 scans them one by one.
-
-    Returns:
-      The tree of results, stacked on a leading axis [R, ...].
-
-    Raises:
-      ValueError: at_once below 1.
-
-    Example:
-      >>> over_replicas(lambda x: 2 * x, (jnp.arange(3),), at_once=2).tolist()
-      [0, 2, 4]
-    """
-    if at_once < 1:
-        raise ValueError(f"at_once = {at_once}: must be at least 1")
-    count = jax.tree.leaves(arguments)[0].shape[0]
-    if at_once >= count:
-        return jax.vmap(function)(*arguments)
-    if at_once == 1:
-        return jax.lax.map(lambda given: function(*given), arguments)
-    return jax.lax.map(lambda given: function(*given), arguments, batch_size=at_once)

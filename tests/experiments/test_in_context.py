@@ -46,6 +46,7 @@ from experiments._in_context.training import (
 )
 from pbjax.formal import hmm
 from pbjax.models import LanguageModel
+from pbjax.replicas import TOGETHER
 from pbjax.runs import load_configs
 from tests.experiments.processes import same_rows, whole_and_killed
 
@@ -288,7 +289,7 @@ def test_one_program_serves_all_parts_and_skips_a_penalty_without_weight():
     config = dataclasses.replace(NETWORK, evaluate_every=3, warmup=1, steps=3, branch_steps=3)
     training = make_training(config, TAUGHT, model, problem, penalised=True)
     state = init_replicas(config, training)
-    chunk = make_chunk(config, TAUGHT, model, problem)
+    chunk = make_chunk(config, TAUGHT, model, problem, replicas=TOGETHER)
     always = jax.jit(jax.vmap(lambda own: training.chunk(own, 3)))
     logits = jax.jit(jax.vmap(lambda params: model.apply(params, problem.tokens[:8, :-1])))
     for name in BRANCHES:

@@ -16,6 +16,7 @@ from experiments._sam_as_vi.groups import make_group
 from experiments._sam_as_vi.methods import METHODS, Hyper, gradients_per_step
 from experiments._sam_as_vi.training import init_replicas, make_chunk
 from pbjax import data
+from pbjax.replicas import TOGETHER, Replicas
 from pbjax.runs import load_configs
 from pbjax.runs.verifying import verify
 from tests.experiments.processes import same_rows, whole_and_killed
@@ -34,7 +35,9 @@ def _train(study, method, *, radius=0.1, problem=None, seeds=(0, 1), budget="epo
     cells = [(0.05, radius, kappa)]
     group = make_group(study.config, "final", method, budget, cells, seeds)
     shape = study.plan(group)
-    chunk = jax.jit(make_chunk(method, study.setting(group), problem, shape, at_once=at_once, watch_rows=50))
+    chunk = jax.jit(
+        make_chunk(method, study.setting(group), problem, shape, replicas=Replicas(at_once=at_once), watch_rows=50)
+    )
     hyper = Hyper(*(jnp.asarray(x) for x in (group.learning_rate, group.radius, group.kappa)))
     state = (jnp.zeros((), jnp.int32), init_replicas(method, hyper, group.seed, study.setting(group), problem))
     limits = jnp.array([shape.prior_chunks, shape.chunks])
@@ -100,7 +103,7 @@ def test_every_row_of_a_pass_is_used_once(study):
         model=problem.model._replace(init=lambda key, inputs: jnp.zeros(problem.n), apply=apply),
     )  # fmt: skip
     setting = study.setting(group)._replace(momentum=0.0, weight_decay=0.0)
-    chunk = jax.jit(make_chunk("sgd", setting, marked, shape, at_once=1, watch_rows=1))
+    chunk = jax.jit(make_chunk("sgd", setting, marked, shape, replicas=TOGETHER, watch_rows=1))
     hyper = Hyper(*(jnp.full(1, x, jnp.float32) for x in (1e-6, 0.0, 0.0)))
     state = (jnp.zeros((), jnp.int32), init_replicas("sgd", hyper, np.array([0]), setting, marked))
     for _ in range(shape.chunks):

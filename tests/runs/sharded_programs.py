@@ -1,18 +1,22 @@
 """The same programs on meshes of one to eight devices, results to a file; run as a process of its own."""
 
+import dataclasses
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import rule_extrapolation
+from experiments._rule_extrapolation.groups import groups
+from experiments._rule_extrapolation.training import init_replicas, make_chunk, make_training
 from pbjax.certify import advance, begin, make_target
 from pbjax.losses import smooth_bounded_cross_entropy
 from pbjax.models import mlp
 from pbjax.posteriors import fan_in_prior
 from pbjax.posteriors.energy import chunk_rows, energy
 from pbjax.posteriors.gibbs import whiten
-from pbjax.runs import lay_out_replicas, replica_mesh, replicate, shard_data, shard_replicas
+from pbjax.runs import lay_out_replicas, load_configs, replica_mesh, replicate, shard_data, shard_replicas
 from pbjax.sampling import HMCSettings, adapt_chunk, freeze, init_ladder, make_schedule, sample_chunk
 
 CEILING, REPLICAS, ROWS, WIDTHS = 4.0, 8, 203, (20, 12, 5)  # 203 rows need fillers on every number of devices
@@ -138,6 +142,24 @@ def annealed_chains(devices):
     return leaves((state, stops))
 
 
+def trained_seeds(devices):
+    """Eight language models after six steps of SAM in two chunks, and what is seen of them, decoding included."""
+    config = dataclasses.replace(
+        load_configs(rule_extrapolation.CONFIGS)["smoke"], regimes=("oracle",), optimisers=("sam",), max_length=8,
+        class_length=3, seeds=tuple(range(REPLICAS)), steps=6, evaluate_every=3,
+    )  # fmt: skip
+    study = rule_extrapolation.Study(config)
+    (group,) = groups(config)
+    problem, model = study.problems["anbn"], study.model(group)
+    training = make_training(config, problem, model, group)
+    replicas = lay_out_replicas(REPLICAS, at_once=1, devices=jax.devices()[:devices])
+    chunk = jax.jit(make_chunk(config, problem, model, training, replicas=replicas))
+    carry, first = chunk(shard_replicas(replicas.mesh, init_replicas(config, training, group)))
+    carry, last = chunk(carry)
+    assert len(last.loss.sharding.device_set) == devices
+    return leaves((carry, first, last))
+
+
 def network(shards):
     """Energy [R] and its gradient of R networks, the rows over `shards` devices; feature-major and row-major."""
     noise = np.random.default_rng(0)
@@ -173,6 +195,7 @@ SAME_BITS = {
     "plain": lambda devices: network_ladder(devices, columns=True, exchange=False),
     "exchange": lambda devices: network_ladder(devices, columns=False, exchange=True),
     "chains": annealed_chains,
+    "seeds": trained_seeds,
 }
 
 

@@ -61,7 +61,9 @@ def test_chains_on_many_devices_make_the_moves_of_those_on_one(results, count):
     ("name", "counts"),
     [
         ("plain", (8,)),
+        ("seeds", (8,)),
         pytest.param("plain", (2, 4), marks=pytest.mark.slow),
+        pytest.param("seeds", (2, 4), marks=pytest.mark.slow),
         pytest.param("exchange", COUNTS, marks=pytest.mark.slow),
         pytest.param("chains", COUNTS, marks=pytest.mark.slow),
     ],
@@ -78,9 +80,17 @@ def test_networks_in_groups_have_the_same_bits_on_any_number_of_devices(tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "counts"),
-    [("gibbs_gap", (), (1, 2, 4)), ("certify", ("--seeds", "0", "1", "2", "3", "--replicas-at-once", "1"), (1, 4))],
+    [
+        ("gibbs_gap", (), (1, 2, 4)),
+        ("certify", ("--seeds", "0", "1", "2", "3", "--replicas-at-once", "1"), (1, 4)),
+        ("sam_as_vi", ("--seeds", "0", "1", "2", "3", "--replicas-at-once", "1"), (1, 4)),
+        ("rule_extrapolation", ("--replicas-at-once", "1"), (1, 2, 4)),
+        ("in_context", ("--seeds", "0", "1", "2", "3", "--replicas-at-once", "1"), (1, 4)),
+        ("fine_tuning", ("--replicas-at-once", "2"), (1, 2, 4)),
+    ],
 )
-def test_an_experiment_has_the_same_rows_on_any_number_of_devices(tmp_path, name, arguments, counts):
+def test_an_experiment_has_the_same_rows_on_any_number_of_devices(monkeypatch, tmp_path, name, arguments, counts):
+    monkeypatch.setenv("NPROC", str(max(counts)))  # sums are shared out over threads, of which there is one a device
     for count in counts:
         processes.finish(
             name, tmp_path / str(count), "--config", "smoke", *arguments, "--log-level", "quiet", devices=count
@@ -96,8 +106,21 @@ def test_layouts_do_not_depend_on_the_number_of_devices_until_they_have_to():
     assert lay_out_replicas(8, data_shards=2).at_once is None
     with pytest.raises(ValueError, match=r"replicas at once = 5: must divide the number of replicas, 12: 1, 2, 3, 4,"):
         lay_out_replicas(12, at_once=5)
-    with pytest.raises(ValueError, match=r"at_once = 4: 6 replicas on 1 devices cannot be cut into groups"):
-        Replicas(at_once=4).map(lambda x: x, (jnp.arange(6),))
+    assert [lay_out_replicas(24, at_most=10, devices=jax.devices()[:count]).at_once for count in (1, 3)] == [8, 8]
+    assert lay_out_replicas(24, at_most=10).mesh.shape["replica"] == 3
+    assert lay_out_replicas(7, at_most=3).at_once == 1
+    with pytest.raises(ValueError, match=r"at_most = 0: must be at least 1"):
+        lay_out_replicas(6, at_most=0)
+    with pytest.raises(ValueError, match=r"at_once = 0: must be at least 1"):
+        Replicas(at_once=0).map(lambda x: x, (jnp.arange(6),))
+    with pytest.raises(ValueError, match=r"6 replicas cannot be shared out evenly over 4 devices"):
+        Replicas(lay_out_replicas(4, at_once=1).mesh, 1).map(lambda x: x, (jnp.arange(6),))
+
+
+def test_a_group_that_is_not_full_changes_nothing():
+    found = Replicas(at_once=4).map(lambda x: (x + 1, jnp.stack([x, x])), (jnp.arange(6.0),))
+    assert found[0].tolist() == [1, 2, 3, 4, 5, 6]
+    assert found[1].shape == (6, 2)
 
 
 def test_groups_give_back_what_vmap_gives_and_typed_keys_too():
