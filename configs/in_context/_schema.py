@@ -113,7 +113,9 @@ class InContext(RunOptions):
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; each has its own initial weights and its own stream of sequences, the same in both branches."""
     replicas_at_once: int = 2
-    """Networks trained side by side in one vmapped program; the others follow. All of them suit an accelerator."""
+    """Most networks that train side by side on a device; the others follow. On CPUs it is lowered to a divisor of their
+    number, the results have the same bits on any number of devices that divides that of such groups, and 1 lets most
+    devices work. All of them suit an accelerator."""
 
     penalty_law: Literal["uniform", "prior"] = "prior"
     """Law r that the penalty asks for at the labels of prompts: what p says of the test example alone, or uniform."""

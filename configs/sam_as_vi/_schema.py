@@ -135,7 +135,9 @@ class SamAsVi(RunOptions):
     """Iterations for the Hessian's top eigenvalue."""
 
     replicas_at_once: int = 5
-    """Networks trained side by side in one vmapped program; the others follow. All of them suit an accelerator."""
+    """Most networks that train side by side on a device; the others follow. On CPUs it is lowered to a divisor of their
+    number, the results have the same bits on any number of devices that divides that of such groups, and 1 lets most
+    devices work. All of them suit an accelerator."""
     chunks_per_pass: int = 1
     """Chunks into which a pass over the prior's rows is cut: checkpoints and progress come between chunks."""
 
