@@ -124,11 +124,11 @@ def lay_out_replicas(
     return Replicas(mesh, at_once)
 
 
-def shard_replicas(mesh: Mesh, tree: Any) -> Any:
+def shard_replicas(mesh: Mesh | None, tree: Any) -> Any:
     """Spreads the leading axis of every array over the mesh's replica axis.
 
     Args:
-      mesh: from `replica_mesh`.
+      mesh: from `replica_mesh`; None leaves the tree as it is.
       tree: arrays and typed keys of shape [R, ...] with the number of devices dividing R.
 
     Returns:
@@ -142,6 +142,8 @@ def shard_replicas(mesh: Mesh, tree: Any) -> Any:
       >>> shard_replicas(mesh, {"chain": jnp.zeros((4, 3))})["chain"].sharding.mesh.axis_names
       ('replica', 'data')
     """
+    if mesh is None:
+        return tree
     count = mesh.shape["replica"]
     # On one device programs forget what is spread, and a carry that comes back otherwise would be compiled for again.
     sharding = NamedSharding(mesh, PartitionSpec("replica") if mesh.size > 1 else PartitionSpec())
@@ -158,11 +160,11 @@ def shard_replicas(mesh: Mesh, tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def replicate(mesh: Mesh, tree: Any) -> Any:
+def replicate(mesh: Mesh | None, tree: Any) -> Any:
     """Copies every array to all devices of the mesh.
 
     Args:
-      mesh: from `replica_mesh`.
+      mesh: from `replica_mesh`; None leaves the tree as it is.
       tree: arrays and typed keys of any shape.
 
     Returns:
@@ -172,6 +174,8 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
       >>> replicate(replica_mesh(jax.devices()[:1]), jnp.zeros(3)).sharding.is_fully_replicated
       True
     """
+    if mesh is None:
+        return tree
     sharding = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda leaf: put(leaf, sharding), tree)
 
