@@ -66,10 +66,8 @@ def measure_gradient(config: Any, target: Target, *, at_least: float = 1.0) -> f
 
 
 def lay_out(config: Any) -> Replicas:
-    """The chains on the devices there are; groups of them only where asked for, since few chains lose time by it."""
-    return lay_out_replicas(
-        len(config.seeds), at_once=config.replicas_at_once, data_shards=config.data_shards, grouped=False
-    )
+    """The chains on the devices there are."""
+    return lay_out_replicas(len(config.seeds), at_once=config.replicas_at_once, data_shards=config.data_shards)
 
 
 def place_on_mesh(

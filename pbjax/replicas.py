@@ -10,6 +10,7 @@ R replicas, D devices, G replicas in a group.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -50,17 +51,10 @@ def _side_by_side(function: Callable[..., Any], size: int) -> Callable[..., Any]
     return alone if size == 1 else jax.vmap(function)
 
 
-def _in_groups(group_of: Callable[..., Any], shared: list[jax.Array], arguments: tuple[Any, ...], size: int) -> Any:
+def _in_groups(group_of: Callable[..., Any], shared: list[jax.Array], arguments: tuple[Any, ...], *, size: int) -> Any:
     """A function of `size` replicas for one group after the other, in one loop even if there is one group only."""
-    count = jax.tree.leaves(arguments)[0].shape[0]
-    groups = -(-count // size)
-
-    def cut(leaf: jax.Array) -> jax.Array:
-        if groups * size > count:  # the last group is filled up with copies of the last replica
-            leaf = leaf[jnp.minimum(jnp.arange(groups * size), count - 1)]
-        return leaf.reshape(groups, size, *leaf.shape[1:])
-
-    split = jax.tree.map(cut, arguments)
+    groups = jax.tree.leaves(arguments)[0].shape[0] // size
+    split = jax.tree.map(lambda leaf: leaf.reshape(groups, size, *leaf.shape[1:]), arguments)
     kinds: dict[int, Any] = {}  # results that are typed keys: which leaf, of what kind
 
     def group(index: jax.Array) -> Any:
@@ -81,7 +75,7 @@ def _in_groups(group_of: Callable[..., Any], shared: list[jax.Array], arguments:
         )
 
     made = jax.lax.fori_loop(jnp.int32(0), _not_constant(groups, arguments), turn, made)
-    made = jax.tree.map(lambda leaf: leaf.reshape(groups * size, *leaf.shape[2:])[:count], made)
+    made = jax.tree.map(lambda leaf: leaf.reshape(groups * size, *leaf.shape[2:]), made)
     leaves, structure = jax.tree.flatten(made)
     for place, kind in kinds.items():
         leaves[place] = jax.random.wrap_key_data(leaves[place], impl=kind)
@@ -93,9 +87,9 @@ class Replicas(NamedTuple):
 
     Attributes:
         mesh: devices, with an axis "replica" over which the leading axis of arrays is spread; None for one device.
-        at_once: G, replicas that go side by side. Results have the same bits on any number of devices that hold
-            multiples of it; others fill up their last group with copies. None lets all that a device holds go together,
-            with results that depend on their number by rounding.
+        at_once: G, replicas that go side by side. Results have the same bits on any number of devices. Where groups
+            are not full, or fewer than the devices have turns, copies of the last replica fill them up. None lets all
+            that a device holds go together, with results that depend on their number by rounding.
     """
 
     mesh: Mesh | None = None
@@ -112,33 +106,43 @@ class Replicas(NamedTuple):
             arguments: trees of arrays and typed keys [R, ...].
 
         Returns:
-            The tree of results [R, ...], spread over the devices as the arguments are.
+            The tree of results [R, ...], spread over the devices where their number divides R, else on all of them.
 
         Raises:
-            ValueError: at_once below 1, or a number of replicas that is no multiple of that of the devices.
+            ValueError: at_once below 1.
 
         Example:
             >>> Replicas(at_once=2).map(lambda x: 2 * x, (jnp.arange(4),)).tolist()
             [0, 2, 4, 6]
         """
         count, devices = jax.tree.leaves(arguments)[0].shape[0], 1 if self.mesh is None else self.mesh.shape["replica"]
-        size = count if self.at_once is None else self.at_once
+        size = -(-count // devices) if self.at_once is None else self.at_once
         if size < 1:
             raise ValueError(f"at_once = {size}: must be at least 1")
-        if count % devices:
-            raise ValueError(f"{count} replicas cannot be shared out evenly over {devices} devices")
+        if self.at_once is None and count % devices == 0:
+            return _side_by_side(function, count)(*arguments)
         group_of = _side_by_side(function, size)
-        if self.at_once is None or (size == count and devices == 1):
+        if size == count and devices == 1:
             return group_of(*arguments)
+        slots = -(-count // (size * devices)) * size * devices  # all devices take as many turns
+        if slots > count:
+            last = jnp.minimum(jnp.arange(slots), count - 1)
+            arguments = jax.tree.map(lambda leaf: leaf[last], arguments)
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), arguments)
         group_of, shared = write_out(group_of, *shapes)
+        spread, turns = PartitionSpec("replica"), functools.partial(_in_groups, group_of, size=size)
+        if self.mesh is not None:
+            turns = jax.shard_map(
+                turns, mesh=self.mesh, in_specs=(PartitionSpec(), spread), out_specs=spread, check_vma=False
+            )
+        made = turns(shared, arguments)
+        if slots == count:
+            return made
+        made = jax.tree.map(lambda leaf: leaf[:count], made)
         if self.mesh is None:
-            return _in_groups(group_of, shared, arguments, size)
-        spread = PartitionSpec("replica")
-        return jax.shard_map(
-            lambda shared, own: _in_groups(group_of, shared, own, size), mesh=self.mesh,
-            in_specs=(PartitionSpec(), spread), out_specs=spread, check_vma=False,
-        )(shared, arguments)  # fmt: skip
+            return made
+        where = NamedSharding(self.mesh, spread if devices > 1 and count % devices == 0 else PartitionSpec())
+        return jax.lax.with_sharding_constraint(made, where)
 
     def gather(self, tree: Any) -> Any:
         """Copies to every device, for what is computed from all replicas: a sum over them then has one order.

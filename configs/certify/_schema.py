@@ -92,8 +92,8 @@ class Certify(RunOptions):
     data_shards: int = dataclasses.field(default=1, metadata=NOT_HASHED)
     """Devices among which the rows of every chain are split; the results change by rounding only."""
     replicas_at_once: int | None = dataclasses.field(default=None, metadata=NOT_HASHED)
-    """Chains side by side on a device, a divisor of their number; the results have the same bits on any number of
-    CPU devices that divides that of such groups. None: all of a device's."""
+    """Chains side by side on a device, a divisor of their number; the others follow. None: on CPUs as few as leave up
+    to eight groups for as many devices, on accelerators all that a device holds."""
     matmul_precision: Matmul = "float32"
     """Of the matrix products behind leapfrog steps, on an accelerator; L, heat and certificates: float32."""
 

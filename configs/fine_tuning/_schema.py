@@ -71,8 +71,8 @@ class FineTuning(RunOptions):
     evaluate_every: int = 10
     """Steps between two looks at which runs go on: a checkpoint and a point of the curves each."""
     replicas_at_once: int = 16
-    """Most networks that train side by side on a device; the others follow. The results have the same bits on any
-    number of CPU devices that divides that of such groups. All of them suit an accelerator."""
+    """Most networks that train side by side on a device; the others follow. On CPUs it is lowered to a divisor of their
+    number that leaves up to eight groups for as many devices. All of them suit an accelerator."""
     sharpness_samples: int = 128
     """Probes of the Hessian trace."""
     power_iterations: int = 100

@@ -91,8 +91,8 @@ class GibbsGap(RunOptions):
     data_shards: int = dataclasses.field(default=1, metadata=NOT_HASHED)
     """Devices among which the rows of every replica of the ladder are split; the results change by rounding only."""
     replicas_at_once: int | None = dataclasses.field(default=None, metadata=NOT_HASHED)
-    """Chains of the ladder side by side on a device, a divisor of their number; the results have the same bits on any
-    number of devices that divides that of such groups. None: on CPUs about an eighth of all, else all of a device's."""
+    """Chains of the ladder side by side on a device, a divisor of their number; the others follow. None: on CPUs as few
+    as leave up to eight groups for as many devices, on accelerators all that a device holds."""
 
     mean_field_betas: tuple[float, ...] = (5000.0, 7000.0)
     """Inverse temperatures of mean-field training beside the rungs: its best beta may lie above the ladder."""

@@ -114,8 +114,7 @@ class InContext(RunOptions):
     """Seeds; each has its own initial weights and its own stream of sequences, the same in both branches."""
     replicas_at_once: int = 2
     """Most networks that train side by side on a device; the others follow. On CPUs it is lowered to a divisor of their
-    number, the results have the same bits on any number of devices that divides that of such groups, and 1 lets most
-    devices work. All of them suit an accelerator."""
+    number that leaves up to eight groups for as many devices. All of them suit an accelerator."""
 
     penalty_law: Literal["uniform", "prior"] = "prior"
     """Law r that the penalty asks for at the labels of prompts: what p says of the test example alone, or uniform."""

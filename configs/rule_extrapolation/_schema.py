@@ -98,8 +98,7 @@ class RuleExtrapolation(RunOptions):
     """Seeds of the adversarial and oracle regimes, where they are not those of maximum likelihood."""
     replicas_at_once: int = 3
     """Most networks that train side by side on a device; the others follow. On CPUs it is lowered to a divisor of their
-    number, the results have the same bits on any number of devices that divides that of such groups, and 1 lets most
-    devices work. All of them suit an accelerator."""
+    number that leaves up to eight groups for as many devices. All of them suit an accelerator."""
 
     match: float = 0.5
     """Divergence in nats a sequence: networks are compared at the first evaluation that is no farther from the data."""

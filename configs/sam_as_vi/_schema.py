@@ -136,8 +136,7 @@ class SamAsVi(RunOptions):
 
     replicas_at_once: int = 5
     """Most networks that train side by side on a device; the others follow. On CPUs it is lowered to a divisor of their
-    number, the results have the same bits on any number of devices that divides that of such groups, and 1 lets most
-    devices work. All of them suit an accelerator."""
+    number that leaves up to eight groups for as many devices. All of them suit an accelerator."""
     chunks_per_pass: int = 1
     """Chunks into which a pass over the prior's rows is cut: checkpoints and progress come between chunks."""
 

@@ -126,11 +126,14 @@ def still_matters(shape: Shape, carry: Carry, *, cap_factor: float) -> jax.Array
     return going & jnp.repeat(~dropped, shape.seeds)
 
 
-def lay_out(config: Any) -> tuple[Replicas, int]:
-    """How blocks of replicas are spread over the devices, one block of a device after the other, and their size."""
+def lay_out(config: Any) -> tuple[Replicas, int, int]:
+    """How blocks of replicas are spread over the devices, one of a device after the other; their number and size."""
     size = shape_of(config).size
-    block = min(config.replicas_at_once, size)
-    return lay_out_replicas(-(-size // block), at_once=1), block
+    layout = lay_out_replicas(size, at_most=config.replicas_at_once)
+    assert layout.mesh is not None
+    block = layout.at_once or -(-size // layout.mesh.shape["replica"])
+    blocks = -(-size // block)
+    return lay_out_replicas(blocks, at_once=1), blocks, block
 
 
 def make_chunk(config: Any, problem: Problem, method: Method, *, linearised: bool) -> Callable[..., Any]:
@@ -141,8 +144,13 @@ def make_chunk(config: Any, problem: Problem, method: Method, *, linearised: boo
     shape = shape_of(config)
     rates = jnp.asarray(learning_rates(config, method.name), config.precision)
     sequences = problem.after.support()
-    replicas, block = lay_out(config)
-    blocks = -(-shape.size // block)
+    replicas, blocks, block = lay_out(config)
+    side_by_side = Replicas(at_once=block)
+    assert replicas.mesh is not None
+    turns = -(-blocks // replicas.mesh.shape["replica"])
+    # Blocks begin with those that go on: all devices take their first turns with these.
+    turn_by_turn = np.argsort(np.arange(blocks) % turns, kind="stable")
+    device_by_device = np.argsort(turn_by_turn)
     update = optax.with_extra_args_support(method.optimiser).update
 
     def divergence(trained: Any, params: Any, start: Any) -> tuple[jax.Array, Any]:
@@ -193,14 +201,16 @@ def make_chunk(config: Any, problem: Problem, method: Method, *, linearised: boo
         def run(place: jax.Array, real: jax.Array) -> tuple[Carry, jax.Array]:
             own = jax.tree.map(lambda leaf: leaf[place], carry)
             own = own._replace(active=own.active & real)
-            moving = lambda now: jax.vmap(lambda c, i: one(c, i, params, start))(now, place)  # noqa: E731
+            moving = lambda now: side_by_side.map(lambda c, i: one(c, i, params, start), (now, place))  # noqa: E731
             resting = lambda now: (now, jnp.full(block, jnp.nan, config.precision))  # noqa: E731
             return jax.lax.cond(own.active.any(), moving, resting, own)
 
-        made, found = replicas.gather(replicas.map(run, (places, real)))
+        made, found = replicas.gather(replicas.map(run, (places[device_by_device], real[device_by_device])))
         # Back to the numbers of the replicas.
         back = jnp.argsort(order)
-        ordered = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: shape.size][back], (made, found))
+        ordered = jax.tree.map(
+            lambda leaf: leaf[turn_by_turn].reshape(-1, *leaf.shape[2:])[: shape.size][back], (made, found)
+        )
         return replicas.gather(ordered)
 
     return chunk

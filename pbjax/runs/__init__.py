@@ -7,7 +7,7 @@ from pbjax.runs.config import HASHED_IF_CHANGED, NOT_HASHED, Configs, RunOptions
 from pbjax.runs.directory import RunDirectory
 from pbjax.runs.errors import Interrupted, RunError, command_line_errors
 from pbjax.runs.loop import LoopTiming, inside_share, run_chunks
-from pbjax.runs.mesh import lay_out_replicas, replica_mesh, replicate, shard_data, shard_replicas
+from pbjax.runs.mesh import lay_out_replicas, replica_mesh, replicate, shard_data, shard_replicas, use_cores
 from pbjax.runs.metrics import MetricsLog
 from pbjax.runs.networks import Network, keep_networks, load
 from pbjax.runs.phases import Phase, Phases
@@ -82,4 +82,5 @@ __all__ = [
     "sign_flip",
     "start",
     "sweep",
+    "use_cores",
 ]

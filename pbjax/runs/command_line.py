@@ -14,6 +14,7 @@ import tyro
 from pbjax.runs import hosts
 from pbjax.runs.config import Config, config_hash, validate
 from pbjax.runs.errors import fail, one_line
+from pbjax.runs.mesh import use_cores
 
 
 def take_option(flag: str, value: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -145,7 +146,8 @@ def parse(
 ) -> tuple[Config, Path]:
     """Reads a command line: `--config NAME` picks a config, every other flag replaces one of its fields.
 
-    A process of several joins the others here (`hosts.start`), because JAX must not have been used before.
+    A process makes devices of its cores (`use_cores`) and one of several joins the others (`hosts.start`) here, because
+    JAX must not have been used before.
 
     Args:
       experiment: its name, as in `experiments/<name>.py`.
@@ -191,6 +193,7 @@ def parse(
     except ValueError as error:
         fail(one_line(error))
     use_compilation_cache(getattr(config, "compilation_cache", None))
+    use_cores()
     if join:
         try:
             config = hosts.start(config, identity=f"{experiment} {config_hash(config)}")

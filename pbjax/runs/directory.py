@@ -54,6 +54,7 @@ class RunDirectory:
       config_hash: 12 hexadecimal digits.
       profile: whether every phase writes a trace of one of its chunks to profile/<phase>.
       expected_memory: phase -> expected peak of the process in bytes, of the phases that ran here.
+      devices: phase -> number of devices that its loop ran on, likewise.
       metrics: the `MetricsLog` of metrics.jsonl.
 
     Raises:
@@ -81,6 +82,7 @@ class RunDirectory:
         self.config_hash = config_hash(config)
         self.profile = bool(getattr(config, "profile", False))
         self.expected_memory: dict[str, int] = {}
+        self.devices: dict[str, int] = {}
         check_mirrors(getattr(config, "mirror", ()))
         self._data_shards = int(getattr(config, "data_shards", 1))
         self.home = self.path
@@ -222,9 +224,9 @@ class RunDirectory:
         checked = check_rows(rows, fields=fields)
         made = {**provenance(), "data": self._data, "seconds": self._seconds()}
         made["memory"]["expected_host_peak_bytes"] = dict(self.expected_memory)
+        made["device"] |= {"data_shards": self._data_shards, "phases": dict(self.devices)}
         record = {"experiment": self.experiment, "config_hash": self.config_hash, "provenance": made}
         reserved = {*record, RECORDS, "rows"} & set(sections or {})
-        record["provenance"]["device"]["data_shards"] = self._data_shards
         if reserved:
             raise ValueError(f"sections may not be called {', '.join(sorted(reserved))}; choose other names")
         more = {**dict(sections or {}), **({} if records is None else {RECORDS: records})}

@@ -9,18 +9,20 @@ import jax
 
 
 class ExpectedMemory(NamedTuple):
-    """Peaks that a loop is expected to reach, bytes.
+    """Peaks that a loop is expected to reach, bytes, and on how many devices.
 
     Attributes:
         host: of the whole process: what it holds when the loop begins, and on a CPU what a chunk needs beside it, the
             outputs of all chunks, and one copy of everything that a checkpoint saves.
         device: of every device: arguments, outputs and temporaries of a chunk, donated buffers counted once.
         chunk: temporaries of a chunk on a device, within both.
+        devices: how many the chunk runs on, those of all processes.
     """
 
     host: int
     device: int
     chunk: int
+    devices: int
 
 
 def host_bytes_in_use() -> int:
@@ -97,9 +99,11 @@ def expected_memory(jitted: Any, state: Any, arguments: tuple[Any, ...], outputs
     saved = kept + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     # On a CPU the devices are one memory, and the analysis speaks of one of those that the program runs on.
     local = set(jax.local_devices())
-    used = [len(leaf.sharding.device_set & local) for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)]
-    on_host = (new + chunk) * max(used, default=1) if jax.default_backend() == "cpu" else 0
-    return ExpectedMemory(host_bytes_in_use() + on_host + kept + saved, int(device), int(chunk))
+    used = [leaf.sharding.device_set for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)]
+    here = max((len(devices & local) for devices in used), default=1)
+    on_host = (new + chunk) * here if jax.default_backend() == "cpu" else 0
+    host = host_bytes_in_use() + on_host + kept + saved
+    return ExpectedMemory(host, int(device), int(chunk), max(map(len, used), default=1))
 
 
 def shown_bytes(count: int) -> str:

@@ -1,5 +1,7 @@
 """Devices as a mesh with axes ("replica", "data"): replicas are spread, data is copied to all or spread by rows."""
 
+import contextlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +14,26 @@ from pbjax.replicas import Replicas
 from pbjax.runs.hosts import put
 
 AXES = ("replica", "data")
-SAME_BITS = 8
-"""Number of CPU devices up to which `lay_out_replicas` makes results not depend on it."""
+GROUPS = 8
+"""Number of groups up to which `lay_out_replicas` splits replicas on CPUs: of devices that all have work by default."""
+
+
+def use_cores() -> None:
+    """Makes a CPU device of each core that this process may use, `GROUPS` at most; before JAX is used for anything.
+
+    Replicas then go to the cores whole, which is faster than sharing out each of their operations over all cores. They
+    have the same bits either way (`lay_out_replicas`). Nothing changes where XLA_FLAGS or JAX_NUM_CPU_DEVICES already
+    says how many devices there are, where JAX has been used, or for accelerators.
+
+    Example:
+      >>> use_cores()
+    """
+    told = getattr(jax.config, "jax_num_cpu_devices", -1) > 0
+    if told or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(RuntimeError):  # JAX has been used
+        jax.config.update("jax_num_cpu_devices", min(cores, GROUPS))
 
 
 def replica_mesh(
@@ -74,54 +94,60 @@ def lay_out_replicas(
     at_most: int | None = None,
     data_shards: int = 1,
     devices: Sequence[Any] | None = None,
-    grouped: bool = True,
 ) -> Replicas:
     """Spreads replicas over all devices in groups that go side by side, the same groups on any number of devices.
 
     Args:
       count: number of replicas, R · >= 1.
-      at_once: G, replicas in a group · a divisor of R. Results have the same bits on all numbers of devices that divide
-        R / G. None chooses.
-      at_most: what None may choose at most · >= 1. On CPUs the largest divisor of R that is no larger, on accelerators
-        all that a device holds, or equal parts of them where these are more.
+      at_once: G, replicas in a group · a divisor of R. Results have the same bits on any number of devices, of which at
+        most R / G work. None chooses: on CPUs R over its largest divisor up to `GROUPS`, on accelerators all that a
+        device holds, with results that depend on the number of devices by rounding.
+      at_most: what None may choose at most · >= 1. Then it takes the largest divisor of R up to this and the above on
+        CPUs, and equal parts of what a device holds on accelerators.
       data_shards: as in `replica_mesh`; above 1 there are no groups, and sums over rows round anyway.
       devices: the devices to use; None for all of jax's.
-      grouped: whether None may choose groups where there is no `at_most`: on CPUs R over its largest divisor up to
-        `SAME_BITS`, which few chains lose time by. On accelerators and otherwise all that a device holds go together,
-        with results that depend on the number of devices by rounding.
 
     Returns:
       The layout; its `mesh` is what `shard_replicas` and `replicate` take.
 
     Raises:
-      ValueError: at_once is no divisor of count, at_most below 1, or as in `replica_mesh`.
+      ValueError: at_once is no divisor of count, count or at_most below 1, or as in `replica_mesh`.
 
     Example:
-      >>> lay_out_replicas(44, devices=jax.devices()[:1]).at_once
+      >>> lay_out_replicas(44, devices=jax.devices("cpu")[:1]).at_once
       11
-      >>> lay_out_replicas(16, at_most=5, devices=jax.devices("cpu")[:1]).at_once
+      >>> lay_out_replicas(44, at_most=5, devices=jax.devices("cpu")[:1]).at_once
       4
     """
     devices = list(jax.devices() if devices is None else devices)
-    on_cpus = devices[0].platform == "cpu"
+    if count < 1:
+        raise ValueError(f"count = {count}: must be at least 1")
     sizes = [size for size in range(1, count + 1) if count % size == 0]
     if at_once is not None and at_once not in sizes:
         divisors = ", ".join(map(str, sizes))
         raise ValueError(f"replicas at once = {at_once}: must divide the number of replicas, {count}: {divisors}")
     if at_most is not None and at_most < 1:
         raise ValueError(f"at_most = {at_most}: must be at least 1")
-    if at_once is None and at_most is not None and on_cpus and data_shards == 1:
-        at_once = max(size for size in sizes if size <= at_most)
-    mesh = replica_mesh(devices, num_replicas=count if at_once is None else count // at_once, data_shards=data_shards)
-    held = count // mesh.shape["replica"]
-    if mesh.shape["data"] > 1 or at_once is not None:
-        return Replicas(mesh, at_once if mesh.shape["data"] == 1 else None)
-    if at_most is not None:
-        return Replicas(mesh, None if held <= at_most else -(-held // -(-held // at_most)))
-    if grouped and on_cpus:
-        at_once = min(held, count // max(size for size in sizes if size <= SAME_BITS))
-        at_once = at_once if held % at_once == 0 else held
+    if at_once is None and data_shards == 1 and all(device.platform == "cpu" for device in devices):
+        largest = count // max(size for size in sizes if size <= GROUPS)
+        at_once = max(size for size in sizes if size <= min(largest, at_most or largest))
+    if data_shards > 1:
+        return Replicas(replica_mesh(devices, num_replicas=count, data_shards=data_shards))
+    mesh = replica_mesh(_with_turns(devices, count // (at_once or 1)))
+    held = -(-count // mesh.shape["replica"])
+    if at_once is None and at_most is not None and held > at_most:
+        at_once = -(-held // -(-held // at_most))
     return Replicas(mesh, at_once)
+
+
+def _with_turns(devices: Sequence[Any], groups: int) -> list[Any]:
+    """The fewest devices that are through with the groups as soon as all would be, as many of each process."""
+    own: dict[int, list[Any]] = {}
+    for device in devices:
+        own.setdefault(device.process_index, []).append(device)
+    each = min(map(len, own.values()), default=0)
+    turns = -(-groups // max(1, each * len(own)))
+    return [device for some in own.values() for device in some[: -(-groups // (turns * len(own)))]]
 
 
 def shard_replicas(mesh: Mesh | None, tree: Any) -> Any:
@@ -129,13 +155,13 @@ def shard_replicas(mesh: Mesh | None, tree: Any) -> Any:
 
     Args:
       mesh: from `replica_mesh`; None leaves the tree as it is.
-      tree: arrays and typed keys of shape [R, ...] with the number of devices dividing R.
+      tree: arrays and typed keys of shape [R, ...]. Where the number of devices does not divide R, each gets a copy.
 
     Returns:
       The same tree on the devices of the mesh.
 
     Raises:
-      ValueError: an array has no leading axis, or the number of devices does not divide it.
+      ValueError: an array has no leading axis.
 
     Example:
       >>> mesh = replica_mesh(jax.devices()[:1])
@@ -145,17 +171,14 @@ def shard_replicas(mesh: Mesh | None, tree: Any) -> Any:
     if mesh is None:
         return tree
     count = mesh.shape["replica"]
-    # On one device programs forget what is spread, and a carry that comes back otherwise would be compiled for again.
-    sharding = NamedSharding(mesh, PartitionSpec("replica") if mesh.size > 1 else PartitionSpec())
 
     def place(path: Any, leaf: Any) -> jax.Array:
         shape = jnp.shape(leaf)
-        if not shape or shape[0] % count:
-            raise ValueError(
-                f"{jax.tree_util.keystr(path) or 'the array'} of shape {shape} cannot be spread over {count} devices; "
-                f"the leading axis must be a multiple of {count}: make the mesh with replica_mesh(num_replicas=...)"
-            )
-        return put(leaf, sharding)
+        if not shape:
+            raise ValueError(f"{jax.tree_util.keystr(path) or 'the array'} has no axis of replicas to be spread")
+        # On one device programs forget what is spread, and a carry that comes back otherwise would be compiled again.
+        spread = mesh.size > 1 and shape[0] % count == 0
+        return put(leaf, NamedSharding(mesh, PartitionSpec("replica") if spread else PartitionSpec()))
 
     return jax.tree_util.tree_map_with_path(place, tree)
 

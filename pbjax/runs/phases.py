@@ -103,7 +103,8 @@ class Phase:
         self.memory = need
         if self._progress is not None:
             where = "" if jax.default_backend() == "cpu" else f", {shown_bytes(need.device)} on every device"
-            self._progress.note(f"{self.name}: expects at most {shown_bytes(need.host)} of memory{where}")
+            devices = "" if jax.device_count() == 1 else f"runs on {need.devices} of {jax.device_count()} devices, "
+            self._progress.note(f"{self.name}: {devices}expects at most {shown_bytes(need.host)} of memory{where}")
 
 
 class Phases:
@@ -201,6 +202,7 @@ class Phases:
             self.computed.append(name)
             if phase.memory is not None:
                 self._run.expected_memory[name] = phase.memory.host
+                self._run.devices[name] = phase.memory.devices
             device = 0.0 if phase.timing is None else phase.timing.first + phase.timing.inside
             self._run.note_seconds(device=device)
             record = {

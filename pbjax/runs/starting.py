@@ -10,6 +10,7 @@ from typing import Any
 from pbjax.runs.command_line import parse, parse_options, take_option, use_compilation_cache
 from pbjax.runs.config import Config, hashed_fields, restore_config
 from pbjax.runs.errors import fail
+from pbjax.runs.mesh import use_cores
 from pbjax.runs.sweep import read_results
 
 
@@ -79,6 +80,7 @@ def _again(
     if config.out is not None and config.out.resolve() == path.resolve():
         fail(f"--out {config.out} is the run that is verified; leave it out, or give another folder")
     use_compilation_cache(getattr(config, "compilation_cache", None))
+    use_cores()
     with tempfile.TemporaryDirectory(prefix="pbjax-verify-") as folder:
         out = Path(folder) / path.resolve().name if config.out is None else config.out
         run(dataclasses.replace(config, out=out), out)

@@ -143,7 +143,8 @@ def test_mesh_spreads_replicas_and_copies_data(count):
 def test_mesh_and_replica_counts_that_do_not_fit():
     assert replica_mesh(num_replicas=6).shape["replica"] == 3
     assert replica_mesh(num_replicas=7).shape["replica"] == 1
-    with pytest.raises(ValueError, match=r"\['x'\] of shape \(6, 2\) cannot be spread over 4 devices"):
-        shard_replicas(replica_mesh(), {"x": jnp.zeros((6, 2))})
+    assert shard_replicas(replica_mesh(), jnp.zeros((6, 2))).sharding.is_fully_replicated
+    with pytest.raises(ValueError, match=r"\['x'\] has no axis of replicas to be spread"):
+        shard_replicas(replica_mesh(), {"x": jnp.zeros(())})
     with pytest.raises(ValueError, match="num_replicas = 0"):
         replica_mesh(num_replicas=0)

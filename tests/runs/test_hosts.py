@@ -187,11 +187,16 @@ for name in {names}:
 
 
 @pytest.mark.slow
-def test_a_ladder_over_two_processes_gives_the_rows_of_one(tmp_path):
-    script = str(ROOT / "experiments" / "gibbs_gap.py")
+@pytest.mark.parametrize(
+    ("experiment", "seeds"),
+    [("gibbs_gap", ()), ("certify", ("--seeds", "0", "1", "2"))],  # three chains: a process computes a copy of one
+)
+def test_replicas_over_two_processes_give_the_rows_of_one(tmp_path, experiment, seeds):
+    script = str(ROOT / "experiments" / f"{experiment}.py")
     alone, together = tmp_path / "alone", tmp_path / "together"
-    assert single(script, alone, "--config", "smoke", "--log-level", "quiet", devices=2)[0] == 0
-    statuses, said = finish(pair(script, together, "--config", "smoke", "--log-level", "quiet", devices=1))
+    arguments = ("--config", "smoke", *seeds, "--log-level", "quiet")
+    assert single(script, alone, *arguments, devices=2)[0] == 0
+    statuses, said = finish(pair(script, together, *arguments, devices=1))
     assert statuses == [0, 0], said
     rows = [json.loads((out / "results.json").read_text())["rows"] for out in (alone, together)]
     for expected, found in zip(*rows, strict=True):

@@ -12,6 +12,7 @@ import pytest
 
 from pbjax.replicas import Replicas
 from pbjax.runs import lay_out_replicas, replica_mesh, replicate, shard_data, shard_replicas
+from pbjax.runs.sweep import read_results
 from tests.experiments import processes
 from tests.runs.sharded_programs import CEILING, REPLICAS, ROWS, WIDTHS
 
@@ -79,48 +80,87 @@ def test_networks_in_groups_have_the_same_bits_on_any_number_of_devices(tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "arguments", "counts"),
+    ("name", "arguments", "working"),  # devices -> how many of them its replicas are on
     [
-        ("gibbs_gap", (), (1, 4)),
-        ("certify", ("--seeds", "0", "1", "2", "3", "--replicas-at-once", "1"), (1, 4)),
-        ("sam_as_vi", ("--seeds", "0", "1", "2", "3", "--replicas-at-once", "1"), (1, 4)),
-        ("rule_extrapolation", ("--replicas-at-once", "1"), (1, 4)),
-        ("in_context", ("--seeds", "0", "1", "2", "3", "--replicas-at-once", "1"), (1, 4)),
-        ("fine_tuning", ("--replicas-at-once", "2"), (1, 4)),
+        ("gibbs_gap", (), {4: 4}),
+        ("certify", ("--seeds", "0", "1", "2", "3", "4"), {2: 2, 4: 3, 8: 5}),  # on four as many turns as on three
+        ("sam_as_vi", ("--seeds", "0", "1", "2", "3", "4"), {4: 3}),
+        ("rule_extrapolation", (), {4: 4}),
+        ("in_context", ("--seeds", "0", "1", "2", "3"), {4: 4}),
+        ("fine_tuning", (), {4: 3}),
     ],
 )
-def test_an_experiment_has_the_same_rows_on_any_number_of_devices(monkeypatch, tmp_path, name, arguments, counts):
-    monkeypatch.setenv("NPROC", str(max(counts)))  # sums are shared out over threads, of which there is one a device
-    for count in counts:
-        processes.finish(
-            name, tmp_path / str(count), "--config", "smoke", *arguments, "--log-level", "quiet", devices=count
-        )
-    assert all(processes.same_rows(tmp_path / str(counts[0]), tmp_path / str(count)) for count in counts[1:])
+def test_an_experiment_has_the_same_rows_on_any_number_of_devices(monkeypatch, tmp_path, name, arguments, working):
+    monkeypatch.setenv("NPROC", str(max(working)))  # sums are shared out over threads, of which there is one a device
+    used = {}
+    for count in (1, *working):
+        out = tmp_path / str(count)
+        processes.finish(name, out, "--config", "smoke", *arguments, "--log-level", "quiet", devices=count)
+        used[count] = max(read_results(out)["provenance"]["device"]["phases"].values())
+    assert used == {1: 1, **working}
+    assert all(processes.same_rows(tmp_path / "1", tmp_path / str(count)) for count in working)
 
 
-def test_layouts_do_not_depend_on_the_number_of_devices_until_they_have_to():
-    assert [lay_out_replicas(44, devices=jax.devices()[:count]).at_once for count in (1, 2, 4)] == [11, 11, 11]
-    assert lay_out_replicas(44, devices=jax.devices()[:3]).mesh.shape["replica"] == 2
+@pytest.mark.parametrize(
+    ("variables", "count"),
+    [({}, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()))]
+    + [({"JAX_NUM_CPU_DEVICES": "3"}, 3), ({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5)],
+)
+def test_a_run_makes_devices_of_its_cores_unless_told_how_many(variables, count):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | variables
+    program = "from pbjax import runs; runs.use_cores(); import jax; print(jax.device_count())"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.stdout, done.stderr) == (f"{count}\n", "")
+
+
+def test_layouts_on_cpus_do_not_depend_on_the_number_of_devices():
+    for count, at_most, at_once in [(44, None, 11), (44, 5, 4), (24, 10, 3), (7, 3, 1), (5, None, 1), (256, 8, 8)]:
+        found = [lay_out_replicas(count, at_most=at_most, devices=jax.devices()[:n]).at_once for n in (1, 2, 3, 4)]
+        assert found == [at_once] * 4
     assert lay_out_replicas(12, at_once=3).mesh.shape["replica"] == 4
     assert lay_out_replicas(12, at_once=6).mesh.shape["replica"] == 2
     assert lay_out_replicas(8, data_shards=2).at_once is None
+
+
+def test_layouts_take_no_more_devices_than_make_them_faster():
+    # Groups and devices at hand -> devices that work: 5 groups on 4 take two turns, as on 3.
+    for groups, devices, working in [(5, 4, 3), (5, 2, 2), (6, 4, 3), (7, 4, 4), (3, 4, 3), (9, 4, 3), (4, 3, 2)]:
+        layout = lay_out_replicas(groups, at_once=1, devices=jax.devices()[:devices])
+        assert dict(layout.mesh.shape) == {"replica": working, "data": 1}
+
+
+def test_layouts_that_cannot_be():
     with pytest.raises(ValueError, match=r"replicas at once = 5: must divide the number of replicas, 12: 1, 2, 3, 4,"):
         lay_out_replicas(12, at_once=5)
-    assert [lay_out_replicas(24, at_most=10, devices=jax.devices()[:count]).at_once for count in (1, 3)] == [8, 8]
-    assert lay_out_replicas(24, at_most=10).mesh.shape["replica"] == 3
-    assert lay_out_replicas(7, at_most=3).at_once == 1
     with pytest.raises(ValueError, match=r"at_most = 0: must be at least 1"):
         lay_out_replicas(6, at_most=0)
+    with pytest.raises(ValueError, match=r"count = 0: must be at least 1"):
+        lay_out_replicas(0)
+    with pytest.raises(ValueError, match=r"devices is empty"):
+        lay_out_replicas(6, devices=[])
     with pytest.raises(ValueError, match=r"at_once = 0: must be at least 1"):
         Replicas(at_once=0).map(lambda x: x, (jnp.arange(6),))
-    with pytest.raises(ValueError, match=r"6 replicas cannot be shared out evenly over 4 devices"):
-        Replicas(lay_out_replicas(4, at_once=1).mesh, 1).map(lambda x: x, (jnp.arange(6),))
 
 
-def test_a_group_that_is_not_full_changes_nothing():
-    found = Replicas(at_once=4).map(lambda x: (x + 1, jnp.stack([x, x])), (jnp.arange(6.0),))
-    assert found[0].tolist() == [1, 2, 3, 4, 5, 6]
-    assert found[1].shape == (6, 2)
+@pytest.mark.parametrize("devices", [1, 2, 3, 4])
+@pytest.mark.parametrize("at_once", [None, 1, 2, 4])
+def test_groups_that_are_not_full_and_devices_without_one_change_nothing(devices, at_once):
+    layout = Replicas(replica_mesh(jax.devices()[:devices]), at_once)
+    key, x = shard_replicas(layout.mesh, (jax.random.split(jax.random.key(0), 6), jnp.arange(6.0)))
+
+    @jax.jit
+    def program(key, x):
+        return layout.map(lambda key, x: (key, jnp.stack([x, x + 1])), (key, x))
+
+    found_key, found = program(key, x)
+    assert found.tolist() == [[x, x + 1] for x in range(6)]
+    assert jax.random.key_data(found_key).tolist() == jax.random.key_data(key).tolist()
+    # A carry comes back as it went in, so that the next call is not compiled again.
+    assert found_key.sharding.is_equivalent_to(key.sharding, 1)
+    assert found.sharding.is_fully_replicated == (devices in (1, 4))
+    assert len(found.sharding.device_set) == devices
 
 
 def test_groups_give_back_what_vmap_gives_and_typed_keys_too():
